@@ -1,0 +1,152 @@
+"""What a PixelLM checkpoint is made of: one frozen description, read from either layout's config.json.
+
+Two layouts are known. The published one (`model_type` "llava") is flat, names its CLIP tower and says
+nothing about the codebook; our own (`model_type` "pixellm") is the same plus everything needed to stand
+alone. `PixelLMConfig.from_dict` reads both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers import CLIPVisionConfig, Dinov2Config, LlamaConfig
+
+LLAVA_V1_SYSTEM = (
+    "A chat between a curious human and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the human's questions."
+)
+TOWER_CONFIGS = {"clip_vision_model": CLIPVisionConfig, "dinov2": Dinov2Config}
+LLAMA_FIELDS = (
+    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
+    "hidden_act max_position_embeddings rms_norm_eps bos_token_id eos_token_id pad_token_id "
+    "tie_word_embeddings attention_bias mlp_bias head_dim"
+).split()
+# The reference keeps these constants whatever its config says (specification, section 1.4).
+PUBLISHED_IMAGE_SIZE = 448
+PUBLISHED_LAYERS = (-2, -11)
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used, with the reason and the mend in one sentence."""
+
+
+@dataclass(frozen=True)
+class PixelLMConfig:
+    """Shapes and constants of one PixelLM.
+
+    `select_layers` are the tower's hidden states (0 = embeddings) that feed scale 0 and scale 1;
+    `tokens_per_scale` codebook tokens describe a target at each of them.
+    """
+
+    llama: LlamaConfig
+    tower: CLIPVisionConfig | Dinov2Config | None
+    name: str = "pixellm"
+    vision_tower: str | None = None
+    image_size: int = PUBLISHED_IMAGE_SIZE
+    select_layers: tuple[int, int] = PUBLISHED_LAYERS
+    tokens_per_scale: int = 3
+    decoder_dim: int = 256
+    decoder_mlp_dim: int = 2048
+    projector_ratio: int = 2
+    system_prompt: str = LLAVA_V1_SYSTEM
+    extra: dict[str, Any] = field(default_factory=dict, compare=False)
+
+    @property
+    def codebook_size(self) -> int:
+        """Codebook tokens per target: scales times tokens per scale."""
+        return len(self.select_layers) * self.tokens_per_scale
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side of the tower's input."""
+        assert self.tower is not None
+        return self.image_size // int(self.tower.patch_size)
+
+    @property
+    def token_grid(self) -> int:
+        """Image tokens of the language model along one side: 2x2 patches are pooled into one."""
+        return self.grid // 2
+
+    @property
+    def image_tokens(self) -> int:
+        return self.token_grid**2
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], tower: CLIPVisionConfig | Dinov2Config | None = None) -> PixelLMConfig:
+        """Read a config.json of either layout; `tower` is the tower's own config in the published one.
+
+        Raises CheckpointError when the folder holds another kind of model.
+        """
+        kind = raw.get("model_type")
+        if kind not in ("llava", "pixellm"):
+            raise CheckpointError(f"config.json has model_type {kind!r}; a PixelLM has 'llava' or 'pixellm'.")
+        missing = [key for key in ("vocab_size", "hidden_size", "num_hidden_layers") if key not in raw]
+        if missing:
+            raise CheckpointError(f"config.json lacks {', '.join(missing)}; it is not a PixelLM's.")
+        llama = LlamaConfig(
+            **{key: raw[key] for key in LLAMA_FIELDS if raw.get(key) is not None},
+            rope_parameters=_rope_parameters(raw),
+        )
+        shared = {"llama": llama, "vision_tower": raw.get("vision_tower") or raw.get("mm_vision_tower")}
+        if kind == "llava":
+            return cls(
+                tower=tower,
+                name=str(raw.get("_name_or_path") or "pixellm"),
+                decoder_dim=int(raw.get("out_dim", 256)),
+                projector_ratio=int(raw.get("mm_projector_hidden_dim", 2)),
+                **shared,
+            )
+        try:
+            tower_raw = dict(raw["tower"])
+            tower = TOWER_CONFIGS[tower_raw.pop("model_type")](**tower_raw)
+        except KeyError as missing_key:
+            raise CheckpointError(f"config.json lacks or does not know the tower's {missing_key}.") from None
+        return cls(
+            tower=tower,
+            name=raw["name"],
+            image_size=raw["image_size"],
+            select_layers=tuple(raw["select_layers"]),
+            tokens_per_scale=raw["tokens_per_scale"],
+            decoder_dim=raw["decoder_dim"],
+            decoder_mlp_dim=raw["decoder_mlp_dim"],
+            projector_ratio=raw["projector_ratio"],
+            system_prompt=raw["system_prompt"],
+            extra=raw.get("extra", {}),
+            **shared,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The self-contained layout's config.json."""
+        assert self.tower is not None
+        llama = self.llama.to_dict()
+        return {
+            "model_type": "pixellm",
+            "architectures": ["PixelLM"],
+            "name": self.name,
+            **{key: llama[key] for key in LLAMA_FIELDS if llama.get(key) is not None},
+            "rope_parameters": dict(self.llama.rope_parameters),
+            "tower": {
+                "model_type": self.tower.model_type,
+                **{k: v for k, v in self.tower.to_diff_dict().items() if k not in _TOWER_NOISE},
+            },
+            "image_size": self.image_size,
+            "select_layers": list(self.select_layers),
+            "tokens_per_scale": self.tokens_per_scale,
+            "decoder_dim": self.decoder_dim,
+            "decoder_mlp_dim": self.decoder_mlp_dim,
+            "projector_ratio": self.projector_ratio,
+            "system_prompt": self.system_prompt,
+            "extra": self.extra,
+        }
+
+
+_TOWER_NOISE = {"model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path"}
+
+
+def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:
+    if raw.get("rope_parameters"):
+        return dict(raw["rope_parameters"])
+    scaling = dict(raw.get("rope_scaling") or {})
+    kind = scaling.pop("type", None) or scaling.pop("rope_type", "default")
+    return {"rope_type": kind, "rope_theta": float(raw.get("rope_theta", 10000.0)), **scaling}

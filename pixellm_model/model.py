@@ -1,0 +1,121 @@
+"""PixelLM: a LLaMA decoder that names targets, and a pixel decoder that draws them (paper, figure 2).
+
+Parameter names are the published checkpoint's, so that it loads as it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaModel
+
+from pixellm_model.config import PixelLMConfig
+from pixellm_model.pixel_decoder import PixelDecoder, PromptEncoder, channel_norm
+from pixellm_model.preprocess import ProcessedImage, patch_mask
+from pixellm_model.vision import VisionTower
+
+IMAGE_ID = -200  # stands for the image in a list of token ids; replaced by its vectors
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the model knows of B images, whatever is asked about them.
+
+    `features`: per scale (B, g*g, C) tower states; `tokens` (B, t*t, D) for the language model with
+    `token_mask` (B, t*t) bool; `maps` (2, B, dim, g, g) for the pixel decoder.
+    """
+
+    features: list[torch.Tensor]
+    pooled: torch.Tensor
+    tokens: torch.Tensor
+    token_mask: torch.Tensor
+    maps: torch.Tensor
+
+
+class LanguageModel(LlamaModel):
+    """The LLaMA decoder with the vision parts as direct children, as the published names have them."""
+
+    def __init__(self, config: PixelLMConfig):
+        llama = LlamaConfig.from_dict(config.llama.to_dict())
+        llama._attn_implementation = "sdpa"
+        super().__init__(llama)
+        assert config.tower is not None
+        hidden, dim, width = llama.hidden_size, config.decoder_dim, config.tower.hidden_size
+        self.vision_tower = VisionTower(config.tower, config.image_size, config.select_layers)
+        self.mm_projector = _projector(width, hidden, config.projector_ratio)
+        self.out_mm_projector = _projector(width, hidden, config.projector_ratio)
+        self.image_feature_neck = nn.Sequential(
+            nn.Conv2d(hidden, dim, 1, bias=False),
+            channel_norm(dim),
+            nn.Conv2d(dim, dim, 3, padding=1, bias=False),
+            channel_norm(dim),
+        )
+        self.text_hidden_fcs = nn.ModuleList(
+            [nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim))]
+        )
+        self.prompt_encoder = PromptEncoder(dim)
+        self.mask_decoder = PixelDecoder(dim, config.decoder_mlp_dim, len(config.select_layers))
+
+
+class PixelLM(nn.Module):
+    """The whole model. Its methods are the stages; `generate` and `Segmenter` string them together."""
+
+    def __init__(self, config: PixelLMConfig):
+        super().__init__()
+        self.config = config
+        self.model = LanguageModel(config)
+        self.lm_head = nn.Linear(config.llama.hidden_size, config.llama.vocab_size, bias=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.lm_head.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.lm_head.weight.device
+
+    def encode_image(self, images: list[ProcessedImage]) -> ImageFeatures:
+        """Run the tower and everything that depends on the images alone."""
+        pixels = torch.stack([image.pixel_values for image in images]).to(self.device, self.dtype)
+        assert self.config.tower is not None
+        patch = int(self.config.tower.patch_size)
+        masks = torch.stack([patch_mask(i.resized, self.config.image_size, patch) for i in images]).to(self.device)
+        features = self.model.vision_tower(pixels, masks)
+        return self.project_features(features, masks)
+
+    def project_features(self, features: list[torch.Tensor], masks: torch.Tensor) -> ImageFeatures:
+        """Tower states per scale (B, g*g, C) and patch masks (B, g, g) -> ImageFeatures."""
+        grid = self.config.grid
+        cells = features[0].transpose(1, 2).unflatten(2, (grid, grid))  # (B, C, g, g)
+        pooled = F.avg_pool2d(cells.float(), 2).to(cells.dtype).flatten(2).transpose(1, 2)  # (B, t*t, C)
+        projected = torch.stack([self.model.out_mm_projector(f) for f in features])  # (2, B, g*g, D)
+        maps = projected.flatten(0, 1).transpose(1, 2).unflatten(2, (grid, grid))
+        maps = self.model.image_feature_neck(maps).unflatten(0, (len(features), -1))
+        tokens = self.model.mm_projector(pooled)
+        return ImageFeatures(features, pooled, tokens, masks[:, ::2, ::2].flatten(1), maps)
+
+    def embed(self, ids: list[int], image_tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids with one IMAGE_ID and its vectors (t*t, D) -> (len(ids) - 1 + t*t, D)."""
+        at = ids.index(IMAGE_ID)
+        table = self.model.embed_tokens
+        before = table(torch.tensor(ids[:at], device=self.device))
+        after = table(torch.tensor(ids[at + 1 :], dtype=torch.long, device=self.device))
+        return torch.cat([before, image_tokens.to(before.dtype), after])
+
+    def target_embeddings(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states that predict codebook tokens (n, D) -> token embeddings (n, dim)."""
+        return self.model.text_hidden_fcs[0](hidden)
+
+    def decode_targets(
+        self, targets: torch.Tensor, maps: torch.Tensor, owner: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Fused embeddings (N, 2, dim) -> low-resolution logits; see PixelDecoder.forward."""
+        return self.model.mask_decoder(targets, maps, self.model.prompt_encoder, owner)
+
+
+def _projector(width: int, hidden: int, ratio: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, ratio * hidden), nn.GELU(), nn.Linear(ratio * hidden, hidden))

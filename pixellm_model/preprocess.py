@@ -1,0 +1,71 @@
+"""From a photo to the tower's input, and from the decoder's logits back to the photo's pixels.
+
+Specification sections 2 and 8.1. The mean and deviation are ImageNet's, as the reference has them, not
+CLIP's; the photo sits in the top left corner and zero padding is added after normalisation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+PIXEL_MEAN = (123.675, 116.28, 103.53)
+PIXEL_STD = (58.395, 57.12, 57.375)
+
+
+@dataclass(frozen=True)
+class ProcessedImage:
+    """`pixel_values` (3, S, S) float32; `resized` and `original` are (height, width) in pixels."""
+
+    pixel_values: torch.Tensor
+    resized: tuple[int, int]
+    original: tuple[int, int]
+
+
+def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
+    """Height and width after the long side becomes `long_side`, rounded half up as the reference rounds."""
+    scale = long_side / max(height, width)
+    return max(1, int(height * scale + 0.5)), max(1, int(width * scale + 0.5))
+
+
+def resize_image(image: Image.Image, long_side: int) -> np.ndarray:
+    """Antialiased bilinear resize to `long_side`, enlarging too. Returns (h, w, 3) uint8 RGB."""
+    height, width = resized_shape(image.height, image.width, long_side)
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BILINEAR)
+    return np.array(resized)  # a copy: torch refuses to share a read-only buffer
+
+
+def process_image(image: Image.Image, image_size: int) -> ProcessedImage:
+    """Resize, normalise and pad an image for a tower of `image_size`."""
+    resized = resize_image(image, image_size)
+    height, width = resized.shape[:2]
+    pixels = torch.from_numpy(resized).permute(2, 0, 1).float()  # (3, h, w)
+    mean, std = torch.tensor(PIXEL_MEAN).view(3, 1, 1), torch.tensor(PIXEL_STD).view(3, 1, 1)
+    padded = F.pad((pixels - mean) / std, (0, image_size - width, 0, image_size - height))  # (3, S, S)
+    return ProcessedImage(padded, (height, width), (image.height, image.width))
+
+
+def patch_mask(resized: tuple[int, int], image_size: int, patch_size: int) -> torch.Tensor:
+    """(grid, grid) bool, true where a patch's top left pixel lies inside the image (section 3.3)."""
+    starts = torch.arange(0, image_size // patch_size) * patch_size
+    return (starts[:, None] < resized[0]) & (starts[None, :] < resized[1])
+
+
+def restore_masks(
+    low_res: torch.Tensor, resized: tuple[int, int], original: tuple[int, int], image_size: int
+) -> torch.Tensor:
+    """Low-resolution logits (N, m, m) to logits at the original size (N, H, W), in float32."""
+    logits = low_res.float().unsqueeze(1)
+    square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
+    cropped = square[..., : resized[0], : resized[1]]
+    return F.interpolate(cropped, original, mode="bilinear", align_corners=False)[:, 0]
+
+
+def mask_scores(logits: torch.Tensor) -> torch.Tensor:
+    """Mean confidence inside each mask of (N, H, W) logits: (N,) in 0..1, 0 for an empty mask."""
+    inside = logits > 0
+    return (logits.sigmoid() * inside).sum((1, 2)) / (inside.sum((1, 2)) + 1e-6)

@@ -1,0 +1,236 @@
+"""Teacher-forced training on `Sample`s: several questions about an image share its prefix.
+
+A sample's sequence is `[system + image] [question 1 + answer 1] [question 2 + answer 2] ...`. An
+attention mask keeps the questions from seeing each other and positions restart after the prefix, so the
+result equals separate sequences while the image is paid for once.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+from pixellm_model.losses import mask_bce, mask_dice
+from pixellm_model.model import IMAGE_ID, PixelLM
+from pixellm_model.preprocess import ProcessedImage, process_image
+from pixellm_model.prompt import build_prompt, training_text
+from pixellm_model.samples import Sample
+from pixellm_model.tokenizer import PromptTokenizer
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to train. Rates are AdamW's; the language model starts pretrained and moves more slowly."""
+
+    minutes: float = 60.0
+    batch_size: int = 4
+    lr: float = 6e-4
+    lr_language: float = 2e-4
+    warmup_steps: int = 100
+    final_lr: float = 0.05
+    weight_decay: float = 0.01
+    clip_norm: float = 1.0
+    bce_weight: float = 2.0
+    dice_weight: float = 1.0
+    max_targets: int = 6
+    seed: int = 0
+    log_every: int = 20
+    save_every: int = 200
+
+
+@dataclass
+class PackedImage:
+    """One sample, ready for the model. `ids` hold the prefix (with IMAGE_ID) and every branch."""
+
+    image: ProcessedImage
+    prefix: list[int]
+    branches: list[tuple[list[int], int]]  # ids of question and answer, where the answer starts
+    masks: torch.Tensor  # (N, 4g, 4g) float in 0..1, the pixel decoder's own resolution
+
+
+def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets: int) -> PackedImage:
+    """Tokenise a sample; questions beyond `max_targets` targets are left out, never cut."""
+    config = model.config
+    image = process_image(Image.fromarray(sample.image), config.image_size)
+    prefix: list[int] = []
+    branches: list[tuple[list[int], int]] = []
+    masks: list[np.ndarray] = []
+    for question in sample.questions:
+        if len(masks) + len(question.masks) > max_targets and branches:
+            continue
+        prompt = build_prompt(config, tokenizer, question.text)
+        asked = tokenizer.encode(prompt)
+        whole = tokenizer.encode(prompt + training_text(tokenizer, question.answer))
+        whole.append(tokenizer.eos_id)
+        cut = asked.index(IMAGE_ID) + 2  # the image and <im_end> close the prefix
+        prefix = asked[:cut]
+        branches.append((whole[cut:], len(asked) - cut))
+        masks += question.masks
+    side = 4 * config.grid
+    small = [_shrink_mask(mask, image.resized, config.image_size, side) for mask in masks]
+    return PackedImage(image, prefix, branches, torch.stack(small) if small else torch.zeros(0, side, side))
+
+
+def _shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
+    """An (H, W) mask in the padded square, averaged down to (side, side)."""
+    h, w = resized
+    scaled = F.interpolate(torch.from_numpy(mask)[None, None].float(), (h, w), mode="bilinear", antialias=True)
+    square = F.pad(scaled, (0, image_size - w, 0, image_size - h))
+    return F.interpolate(square, (side, side), mode="area")[0, 0]
+
+
+@dataclass
+class Losses:
+    total: torch.Tensor
+    parts: dict[str, float] = field(default_factory=dict)
+
+
+def forward_losses(model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: Recipe) -> Losses:
+    """Token cross-entropy on the answers plus BCE and dice on the masks."""
+    device = model.device
+    image = model.encode_image([packed.image for packed in batch])
+    sequences, positions, segments, valid, labels = [], [], [], [], []
+    for row, packed in enumerate(batch):
+        start = len(packed.prefix) - 1 + image.tokens.shape[1]
+        embeds = [model.embed(packed.prefix, image.tokens[row])]
+        at = packed.prefix.index(IMAGE_ID)
+        keep = torch.ones(start, dtype=torch.bool, device=device)
+        keep[at : at + image.tokens.shape[1]] = image.token_mask[row]
+        place, segment, label = [torch.arange(start)], [torch.zeros(start, dtype=torch.long)], [torch.full((start,), IGNORE)]
+        for number, (ids, answer_at) in enumerate(packed.branches, 1):
+            tokens = torch.tensor(ids)
+            embeds.append(model.model.embed_tokens(tokens.to(device)))
+            place.append(torch.arange(start, start + len(ids)))
+            segment.append(torch.full((len(ids),), number))
+            label.append(torch.where(torch.arange(len(ids)) < answer_at, IGNORE, tokens))
+        sequences.append(torch.cat(embeds))
+        positions.append(torch.cat(place))
+        segments.append(torch.cat(segment))
+        labels.append(torch.cat(label))
+        valid.append(F.pad(keep, (0, len(sequences[-1]) - start), value=True))
+    pad = torch.nn.utils.rnn.pad_sequence
+    hidden = model.model(
+        inputs_embeds=pad(sequences, batch_first=True),
+        attention_mask=_branch_mask(
+            pad(segments, batch_first=True, padding_value=-1).to(device), pad(valid, batch_first=True)
+        ),
+        position_ids=pad(positions, batch_first=True).to(device),
+        use_cache=False,
+    ).last_hidden_state  # (B, T, D)
+    target_ids = pad(labels, batch_first=True, padding_value=IGNORE).to(device)[:, 1:]
+    predicting, wanted = hidden[:, :-1], target_ids
+    asked = wanted != IGNORE
+    ce = F.cross_entropy(model.lm_head(predicting[asked]).float(), wanted[asked])
+    in_codebook = (wanted >= tokenizer.codebook.ids[0]) & (wanted <= tokenizer.codebook.ids[-1])
+    parts = {"ce": ce.item()}
+    if not in_codebook.any():
+        return Losses(ce, parts)
+    targets = tokenizer.codebook.fuse(model.target_embeddings(predicting[in_codebook]))  # (N, 2, dim)
+    owner = torch.cat([torch.full((len(p.masks),), row) for row, p in enumerate(batch)]).to(device)
+    logits, _ = model.decode_targets(targets, image.maps, owner)
+    masks = torch.cat([packed.masks for packed in batch]).to(device)
+    inside = torch.stack([_inside(packed, model) for packed in batch]).to(device)[owner].float()
+    bce, dice = mask_bce(logits.float(), masks, inside).mean(), mask_dice(logits.float(), masks, inside).mean()
+    parts |= {"bce": bce.item(), "dice": dice.item()}
+    return Losses(ce + recipe.bce_weight * bce + recipe.dice_weight * dice, parts)
+
+
+def _inside(packed: PackedImage, model: PixelLM) -> torch.Tensor:
+    """(4g, 4g) bool: decoder cells whose top left pixel lies inside the image, not in the padding."""
+    side, size = 4 * model.config.grid, model.config.image_size
+    starts = torch.arange(side) * size / side
+    return (starts[:, None] < packed.image.resized[0]) & (starts[None, :] < packed.image.resized[1])
+
+
+def _branch_mask(segments: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
+    """(B, T) branch numbers (0 = prefix, -1 = padding) -> (B, 1, T, T) bool, true where a key is seen."""
+    length = segments.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=segments.device).tril()
+    own = segments[:, :, None] == segments[:, None, :]
+    prefix = (segments == 0)[:, None, :]
+    seen = causal & (own | prefix) & valid[:, None, :]
+    # A padding query has nothing to see; let it see itself so that the softmax stays finite.
+    return (seen | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
+
+
+def train(
+    model: PixelLM, tokenizer: PromptTokenizer, samples: Iterable[Sample], recipe: Recipe, out: Path
+) -> Iterator[dict[str, float]]:
+    """Train for `recipe.minutes`, yielding averaged losses; `out` holds the newest state (resumed if there).
+
+    The tower stays frozen. The schedule follows the clock, so that a slow machine ends the run on a low
+    rate too. Raises FloatingPointError when a loss is not finite; the last saved state stays whole.
+    """
+    torch.manual_seed(recipe.seed)
+    model.train().requires_grad_(True)
+    model.model.vision_tower.eval().requires_grad_(False)
+    # LLaMA's own children of `model`; every other part starts from scratch.
+    language = [p for n, p in model.named_parameters() if p.requires_grad and _is_language(n)]
+    fresh = [p for n, p in model.named_parameters() if p.requires_grad and not _is_language(n)]
+    groups = [{"params": fresh, "peak": recipe.lr}, {"params": language, "peak": recipe.lr_language}]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
+    state_file = out / "training.pt"
+    step, spent = 0, 0.0
+    if state_file.exists():
+        state = torch.load(state_file, map_location="cpu", weights_only=True)
+        model.load_state_dict(state["model"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        step, spent = state["step"], state["spent"]
+    began = time.monotonic() - spent
+    averages: dict[str, float] = {}
+    batch: list[PackedImage] = []
+    for sample in samples:
+        batch.append(pack(sample, model, tokenizer, recipe.max_targets))
+        if len(batch) < recipe.batch_size:
+            continue
+        progress = (time.monotonic() - began) / (60 * recipe.minutes)
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak"] * _schedule(progress, step, recipe)
+        with torch.autocast(model.device.type, torch.bfloat16):
+            losses = forward_losses(model, tokenizer, batch, recipe)
+        if not torch.isfinite(losses.total):
+            raise FloatingPointError(f"The loss at step {step} is not finite; the state saved before is whole.")
+        optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()
+        torch.nn.utils.clip_grad_norm_(fresh + language, recipe.clip_norm)
+        optimizer.step()
+        step, batch = step + 1, []
+        for key, value in losses.parts.items():
+            averages[key] = 0.95 * averages.get(key, value) + 0.05 * value
+        done = progress >= 1
+        if step % recipe.log_every == 0 or done:
+            yield {"step": step, "minutes": (time.monotonic() - began) / 60, **averages}
+        if step % recipe.save_every == 0 or done:
+            _save_state(state_file, model, optimizer, step, time.monotonic() - began)
+        if done:
+            break
+    model.eval().requires_grad_(False)
+
+
+def _is_language(name: str) -> bool:
+    return name.startswith(("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head."))
+
+
+def _schedule(progress: float, step: int, recipe: Recipe) -> float:
+    """Linear warm-up, then cosine to `final_lr` by the clock."""
+    warm = min(1.0, (step + 1) / recipe.warmup_steps)
+    cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
+    return float(warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine))
+
+
+def _save_state(path: Path, model: PixelLM, optimizer: torch.optim.Optimizer, step: int, spent: float) -> None:
+    """Written aside and renamed, so that a kill in between leaves the former state whole."""
+    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("model.vision_tower.")}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    torch.save({"model": weights, "optimizer": optimizer.state_dict(), "step": step, "spent": spent}, partial)
+    partial.replace(path)

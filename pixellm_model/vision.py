@@ -1,0 +1,64 @@
+"""The frozen vision tower: hidden states at two depths, padding masked out (specification section 3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
+
+
+def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
+    """Resize a CLIP position table (1+n*n, C) to (1+grid*grid, C) as the reference does.
+
+    The reference takes the class row for the last one although CLIP keeps it first, so the class token
+    gets an interpolated corner and every patch is shifted by one cell. Published weights were trained
+    with that; anything else gives other features (section 3.2).
+    """
+    side = round((table.shape[0] - 1) ** 0.5)
+    cells = table[:-1].float().T.reshape(1, -1, side, side)
+    resized = F.interpolate(cells, (grid, grid), mode="bilinear", align_corners=False)
+    return torch.cat([resized[0].flatten(1).T, table[-1:].float()]).to(table.dtype)
+
+
+class VisionTower(nn.Module):
+    """A CLIP or DINOv2-shaped ViT that gives the hidden states at `select_layers`.
+
+    Layers above the deepest selected one are not built: nothing reads them.
+    """
+
+    def __init__(self, config: CLIPVisionConfig | Dinov2Config, image_size: int, select_layers: tuple[int, ...]):
+        super().__init__()
+        count = config.num_hidden_layers + 1  # hidden states, the embeddings included
+        self.select_layers = tuple(layer % count for layer in select_layers)
+        needed = max(self.select_layers)
+        if isinstance(config, CLIPVisionConfig):
+            # Built at the resized grid: the table is resized once, when a published tower is loaded.
+            clip = CLIPVisionModel(_copy(config, image_size=image_size))
+            self.embeddings, self.pre_layernorm = clip.embeddings, clip.pre_layrnorm
+            self.layers = clip.encoder.layers[:needed]
+        else:
+            dino = Dinov2Model(_copy(config))
+            self.embeddings, self.pre_layernorm = dino.embeddings, nn.Identity()
+            self.layers = dino.encoder.layer[:needed]
+
+    def forward(self, pixel_values: torch.Tensor, patch_mask: torch.Tensor) -> list[torch.Tensor]:
+        """(B, 3, S, S) pixels and (B, grid, grid) bool mask -> per selected layer (B, grid*grid, C).
+
+        Padded patches are hidden from every query but still computed: the pixel decoder sees them.
+        """
+        hidden = self.pre_layernorm(self.embeddings(pixel_values))  # (B, 1+grid*grid, C)
+        valid = F.pad(patch_mask.flatten(1), (1, 0), value=True)  # class token first
+        bias = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
+        bias.masked_fill_(~valid, torch.finfo(hidden.dtype).min)
+        states = [hidden]
+        for layer in self.layers:
+            hidden = layer(hidden, bias[:, None, None, :])
+            states.append(hidden)
+        return [states[layer][:, 1:] for layer in self.select_layers]
+
+
+def _copy(config: CLIPVisionConfig | Dinov2Config, **changes: int) -> CLIPVisionConfig | Dinov2Config:
+    copied = type(config).from_dict({**config.to_dict(), **changes})
+    copied._attn_implementation = "sdpa"
+    return copied

@@ -1,0 +1,1 @@
+"""The GPU's side: job contract, image fetching, the warm engine and its queue."""

@@ -1,0 +1,34 @@
+"""The worker's settings; the backend's extend them. Names are the ecosystem's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What both sides of the queue need. Every field is an environment variable of the same name."""
+
+    model_config = SettingsConfigDict(case_sensitive=False, frozen=True, env_file=None)
+
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer.")
+    label_studio_url: str = Field("", description="Label Studio's address as this process reaches it.")
+    label_studio_api_key: str = Field("", description="A personal access token or a legacy token.")
+    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+
+
+class WorkerSettings(Settings):
+    """What `python -m worker` reads; its flags override these."""
+
+    model_dir: Path | None = Field(None, description="A PixelLM checkpoint folder; unset: pixellm-mini.")
+    device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
+    dtype: str = Field("auto", description="`auto`, `float32`, `bfloat16` or `float16`.")
+    job_timeout_s: int = Field(300, description="A segmentation job that runs longer is failed.")
+    max_image_bytes: int = Field(64 * 2**20, description="Larger image files are refused.")
+    max_image_pixels: int = Field(64_000_000, description="Images with more pixels are refused.")
+    fetch_timeout_s: float = Field(30.0, description="Time limit for downloading one image.")
+    fetch_allow_hosts: str = Field(
+        "", description="Comma-separated hosts in private networks that task images may come from."
+    )
