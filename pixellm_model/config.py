@@ -141,7 +141,11 @@ class PixelLMConfig:
         }
 
 
-_TOWER_NOISE = {"model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path"}
+# What transformers adds to a config that says nothing about the tower's shape.
+_TOWER_NOISE = {
+    *("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path"),
+    *("out_features", "out_indices", "stage_names"),
+}
 
 
 def _rope_parameters(raw: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def build_prompt(
     text = f"{config.system_prompt} USER: {IM_START}{IMAGE}{IM_END}\n".lstrip()
     for asked, answered in history:
         said = MARK.sub(lambda _: tokenizer.codebook.text, tokenizer.clean(answered))
-        text += f"{tokenizer.clean(asked)} ASSISTANT: {said}</s>USER: "
+        text += f"{tokenizer.clean(asked)} ASSISTANT: {said}{tokenizer.eos_text}USER: "
     return f"{text}{tokenizer.clean(prompt)} ASSISTANT:"
 
 

@@ -84,7 +84,8 @@ class PromptTokenizer:
             )
         self.codebook = Codebook(tuple(int(special[name]) for name in names), tokens_per_scale)
         self.bos_id = int(special[_content(config.get("bos_token"), "<s>")])
-        self.eos_id = int(special[_content(config.get("eos_token"), "</s>")])
+        self.eos_text = _content(config.get("eos_token"), "</s>")
+        self.eos_id = int(special[self.eos_text])
         self.size = max(special.values()) + 1
         self._special = special
         self._names = {id_: name for name, id_ in special.items()}

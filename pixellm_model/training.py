@@ -35,7 +35,7 @@ class Recipe:
     batch_size: int = 4
     lr: float = 6e-4
     lr_language: float = 2e-4
-    warmup_steps: int = 100
+    warmup_steps: int = 40
     final_lr: float = 0.05
     weight_decay: float = 0.01
     clip_norm: float = 1.0

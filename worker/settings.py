@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -16,7 +17,26 @@ class Settings(BaseSettings):
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer.")
     label_studio_url: str = Field("", description="Label Studio's address as this process reaches it.")
     label_studio_api_key: str = Field("", description="A personal access token or a legacy token.")
-    log_level: str = Field("INFO", description="DEBUG, INFO, WARNING or ERROR.")
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        "INFO", description="DEBUG, INFO, WARNING or ERROR."
+    )
+    result_ttl_s: int = Field(
+        3600, gt=0, description="How long an answer is kept and given again to the same question."
+    )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, url: str) -> str:
+        if not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("label_studio_url")
+    @classmethod
+    def _is_http(cls, url: str) -> str:
+        if url and not url.startswith(("http://", "https://")):
+            raise ValueError("must begin with http:// or https://")
+        return url
 
 
 class WorkerSettings(Settings):
@@ -25,10 +45,10 @@ class WorkerSettings(Settings):
     model_dir: Path | None = Field(None, description="A PixelLM checkpoint folder; unset: pixellm-mini.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field("auto", description="`auto`, `float32`, `bfloat16` or `float16`.")
-    job_timeout_s: int = Field(300, description="A segmentation job that runs longer is failed.")
-    max_image_bytes: int = Field(64 * 2**20, description="Larger image files are refused.")
-    max_image_pixels: int = Field(64_000_000, description="Images with more pixels are refused.")
-    fetch_timeout_s: float = Field(30.0, description="Time limit for downloading one image.")
+    job_timeout_s: int = Field(300, gt=0, description="A segmentation job that runs longer is failed.")
+    max_image_bytes: int = Field(64 * 2**20, gt=0, description="Larger image files are refused.")
+    max_image_pixels: int = Field(64_000_000, gt=0, description="Images with more pixels are refused.")
+    fetch_timeout_s: float = Field(30.0, gt=0, description="Time limit for downloading one image.")
     fetch_allow_hosts: str = Field(
         "", description="Comma-separated hosts in private networks that task images may come from."
     )

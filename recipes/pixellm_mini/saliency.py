@@ -13,7 +13,7 @@ STD = np.array([0.229, 0.224, 0.225], np.float32)
 
 
 class SalientObject:
-    """Callable: RGB photo -> (320, 320) uint8 soft mask of the main object, of the photo squeezed to a square."""
+    """Callable: RGB photo -> (320, 320) uint8 soft mask of its main object, squeezed to a square."""
 
     def __init__(self, wheel: Path) -> None:
         with zipfile.ZipFile(wheel) as archive:

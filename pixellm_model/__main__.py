@@ -1,0 +1,137 @@
+"""Command line: `python -m pixellm_model segment|convert|inspect`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; bad input ends with one line on stderr and exit status 2."""
+    parser = argparse.ArgumentParser(prog="python -m pixellm_model", description="PixelLM on the command line.")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    segment = commands.add_parser("segment", help="segment an image by a prompt")
+    segment.add_argument("image", type=Path)
+    segment.add_argument("prompt")
+    segment.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    segment.add_argument("--vision-tower", type=Path, help="CLIP tower of a published checkpoint")
+    segment.add_argument("--device", default="auto")
+    segment.add_argument("--dtype", default="auto")
+    segment.add_argument("--out", type=Path, help="write the overlay picture here")
+    segment.add_argument("--json", action="store_true", help="print JSON with COCO RLE masks")
+    segment.set_defaults(run=_segment)
+
+    convert = commands.add_parser("convert", help="write a self-contained safetensors folder, tower included")
+    convert.add_argument("source", type=Path)
+    convert.add_argument("target", type=Path)
+    convert.add_argument("--vision-tower", type=Path)
+    convert.set_defaults(run=_convert)
+
+    inspect = commands.add_parser("inspect", help="print what a checkpoint is")
+    inspect.add_argument("folder", type=Path)
+    inspect.add_argument("--vision-tower", type=Path)
+    inspect.set_defaults(run=_inspect)
+
+    args = parser.parse_args(argv)
+    try:
+        args.run(args)
+    except (ValueError, OSError) as error:
+        print(f"pixellm: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _segment(args: argparse.Namespace) -> None:
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    from pixellm_model.overlay import draw_overlay
+    from pixellm_model.segmenter import Segmenter
+
+    try:
+        image = ImageOps.exif_transpose(Image.open(args.image)).convert("RGB")
+    except UnidentifiedImageError:
+        raise ValueError(f"{args.image} is not an image that Pillow can read.") from None
+    segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype, args.vision_tower)
+    result = segmenter.segment(image, args.prompt)
+    if args.out:
+        draw_overlay(image, result.targets, result.answer).save(args.out)
+    if args.json:
+        print(json.dumps(_as_json(result, image.size, segmenter.version)))
+        return
+    print(result.answer)
+    for number, target in enumerate(result.targets, 1):
+        share = target.mask.mean()
+        print(f"  [{number}] {target.phrase}: score {target.score:.2f}, box {target.box}, {share:.1%} of the image")
+    for warning in result.warnings:
+        print(f"  ! {warning}")
+    print("  " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items()))
+    if args.out:
+        print(f"  overlay: {args.out}")
+
+
+def _as_json(result: object, size: tuple[int, int], version: str) -> dict[str, object]:
+    import numpy as np
+    from pycocotools import mask as coco
+
+    from pixellm_model.segmenter import Segmentation
+
+    assert isinstance(result, Segmentation)
+    targets = []
+    for target in result.targets:
+        rle = coco.encode(np.asfortranarray(target.mask.astype(np.uint8)))
+        targets.append(
+            {
+                "phrase": target.phrase,
+                "score": round(target.score, 4),
+                "box": target.box,
+                "mask": {"size": rle["size"], "counts": rle["counts"].decode("ascii")},
+            }
+        )
+    return {
+        "model_version": version,
+        "answer": result.answer,
+        "width": size[0],
+        "height": size[1],
+        "targets": targets,
+        "warnings": result.warnings,
+        "timings": result.timings,
+    }
+
+
+def _convert(args: argparse.Namespace) -> None:
+    from pixellm_model import checkpoint
+
+    model, tokenizer = checkpoint.load(args.source, args.vision_tower)
+    checkpoint.save(model, tokenizer, args.target)
+    print(f"{args.target}: self-contained, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+
+
+def _inspect(args: argparse.Namespace) -> None:
+    from pixellm_model import checkpoint
+
+    model, tokenizer = checkpoint.load(args.folder, args.vision_tower)
+    config = model.config
+    assert config.tower is not None
+    rows = {
+        "name": config.name,
+        "version": checkpoint.fingerprint(args.folder),
+        "layout": "published" if checkpoint.read_config(args.folder)["model_type"] == "llava" else "self-contained",
+        "language model": f"{config.llama.num_hidden_layers} layers x {config.llama.hidden_size}, "
+        f"vocabulary {config.llama.vocab_size}",
+        "vision tower": f"{config.tower.model_type}, {config.tower.num_hidden_layers} layers x {config.tower.hidden_size}, "
+        f"{config.image_size} px, hidden states {config.select_layers}",
+        "codebook": f"ids {tokenizer.codebook.ids[0]}..{tokenizer.codebook.ids[-1]}, {config.tokens_per_scale} a scale",
+        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M, {str(model.dtype).removeprefix('torch.')}",
+    }
+    for key, value in rows.items():
+        print(f"{key:15} {value}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""A real worker process whose model does what the prompt says. Run with REDIS_URL and RECORD (a file) set.
+
+Its argument names the kind: `patient` is the worker as users run it, `hasty` counts a silent worker as dead
+sooner, `taken` and `registered` kill themselves at two moments between taking a job and starting it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+from PIL import Image
+from rq import Queue
+from rq.executions import Execution
+from rq.job import Job
+
+from worker.jobs import Model
+from worker.priority_queue import PriorityQueue
+from worker.serve import serve
+from worker.settings import WorkerSettings
+from worker.warm_worker import WarmWorker
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang_in_c() -> None:
+    """Waits for a mutex it holds itself, with the interpreter lock held: no signal handler ever runs."""
+    libc, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(128)
+    libc.pthread_mutex_lock(mutex)
+    libc.pthread_mutex_lock(mutex)
+
+
+class ObedientModel:
+    version = "stand-in-1"
+
+    def segment(self, image: Image.Image, prompt: str, history: Sequence[tuple[str, str]]) -> SimpleNamespace:
+        with Path(os.environ["RECORD"]).open("a") as record:
+            record.write(f"{prompt}\n")
+        match prompt.split():
+            case ["sleep", seconds, *_]:
+                time.sleep(float(seconds))
+            case ["die"]:
+                die()
+            case ["hang"]:
+                hang_in_c()
+            case ["raise"]:
+                raise RuntimeError("an internal detail")
+            case ["refuse"]:
+                raise ValueError("The prompt is too long for the model; shorten it.")
+        mask = np.zeros((image.height, image.width), dtype=bool)
+        mask[:2, :3] = True
+        target = SimpleNamespace(phrase=prompt, mask=mask, score=0.75, box=(0, 0, 3, 2))
+        return SimpleNamespace(
+            answer=f"{prompt}, after {len(history)} turns [1]",
+            targets=(target,),
+            warnings=("a warning",),
+            timings={"generate": 0.1},
+        )
+
+
+class HastyQueue(PriorityQueue):
+    stuck_after_s = 1
+
+
+class HastyWorker(WarmWorker):
+    queue_class = HastyQueue
+    execution_ttl_s = 2
+    beat_every_s = 0.5
+    hang_grace_s = 1
+
+
+class DiesWhenTaken(HastyWorker):
+    def execute_job(self, job: Job, queue: Queue) -> None:
+        die()
+
+
+class DiesWhenRegistered(HastyWorker):
+    def prepare_execution(self, job: Job) -> Execution:
+        super().prepare_execution(job)
+        die()
+        raise AssertionError("dead by now")
+
+
+WORKERS = {
+    "patient": WarmWorker,
+    "hasty": HastyWorker,
+    "taken": DiesWhenTaken,
+    "registered": DiesWhenRegistered,
+}
+
+
+def load(settings: WorkerSettings) -> tuple[Model, str]:
+    time.sleep(float(os.environ.get("LOAD_S", "0")))
+    return ObedientModel(), "cpu"
+
+
+if __name__ == "__main__":
+    sys.exit(serve(WorkerSettings(), load, WORKERS[sys.argv[1]]))

@@ -1,0 +1,44 @@
+"""`python -m worker`: a segmentation worker with a PixelLM model."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from worker.jobs import Model
+from worker.serve import EXIT_CANNOT_START, serve
+from worker.settings import WorkerSettings
+
+
+def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
+    if settings.model_dir is not None and not settings.model_dir.is_dir():
+        raise NotADirectoryError(f"{settings.model_dir} (MODEL_DIR) is not a folder")
+    from pixellm_model import Segmenter  # torch takes seconds, and the worker is to be seen before
+
+    segmenter = Segmenter.from_pretrained(settings.model_dir, device=settings.device, dtype=settings.dtype)
+    return segmenter, str(segmenter.model.device)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m worker", description=__doc__)
+    parser.add_argument("--model", dest="model_dir", type=Path, metavar="DIR", help="MODEL_DIR")
+    parser.add_argument("--device", help="DEVICE: auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", help="DTYPE: auto, float32, bfloat16 or float16")
+    parser.add_argument("--redis-url", help="REDIS_URL")
+    flags = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    try:
+        settings = WorkerSettings(**flags)
+    except ValidationError as error:
+        for problem in error.errors():
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"{str(problem['loc'][0]).upper()}: {message}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    return serve(settings, load_pixellm)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

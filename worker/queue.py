@@ -1,0 +1,236 @@
+"""The backend's end of the queue: ask, look up, wait. It needs no torch.
+
+A question is one RQ job named by its content, so that asking twice computes once. Answers are kept for
+`result_ttl_s`; a question that failed may be asked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import redis.asyncio
+import redis.exceptions
+from pydantic import ValidationError
+from redis import Redis
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import ConstantBackoff
+from redis.retry import Retry
+from rq import Queue
+from rq import Retry as JobRetry
+from rq.exceptions import DuplicateJobError
+from rq.job import Job
+from rq.registry import FailedJobRegistry, StartedJobRegistry
+from rq.results import Result
+
+from worker.contract import Priority, SegmentJob, SegmentResult
+from worker.settings import Settings
+from worker.status import WorkerStatus, published
+
+QUEUE_NAMES: dict[Priority, str] = {"interactive": "pixellm-interactive", "batch": "pixellm-batch"}
+SEGMENT = "worker.jobs.segment"
+# A job is begun at most three times: what kills three workers in a row is not run a fourth time.
+RETRIES = 2
+WAITING_TTL_S = 24 * 3600
+MAX_WAITERS = 1000
+
+_DIED = f"The worker died while it worked on this, {RETRIES + 1} times in a row; it is not tried again."
+_MISMATCH = "The backend and the worker are of different releases; update both."
+
+_FORGET_FAILURE = """
+local status = redis.call('HGET', KEYS[1], 'status')
+if status == 'failed' or status == 'stopped' or status == 'canceled' then
+  redis.call('DEL', KEYS[1], KEYS[2])
+  redis.call('ZREM', KEYS[3], ARGV[1])
+  redis.call('ZREM', KEYS[4], ARGV[1])
+end
+"""
+_PROMOTE = """
+if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then
+  redis.call('RPUSH', KEYS[2], ARGV[1])
+  redis.call('HSET', KEYS[3], 'origin', ARGV[2])
+end
+"""
+
+
+class QueueUnavailable(Exception):
+    """Redis cannot be used; the message says which one and why."""
+
+
+@dataclass(frozen=True)
+class JobState:
+    """Where a question stands. `ahead` counts the waiting jobs before a queued one; `reason` says why it
+    failed; `unknown` means never asked, or asked so long ago that the answer is gone."""
+
+    status: Literal["queued", "running", "finished", "failed", "unknown"]
+    ahead: int | None = None
+    result: SegmentResult | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class QueueDepth:
+    """Jobs waiting in each queue, and jobs being computed."""
+
+    interactive: int
+    batch: int
+    running: int
+
+
+def connect(url: str) -> Redis:
+    """A client for short commands: it gives up within about two seconds when Redis does not answer."""
+    return Redis.from_url(
+        url, socket_connect_timeout=1, socket_timeout=2, retry=Retry(ConstantBackoff(0.1), 1)
+    )
+
+
+def connect_blocking(url: str) -> Redis:
+    """A client for commands that wait on the server, without the 5 s limit redis-py sets by itself."""
+    return Redis.from_url(url, socket_timeout=None, socket_connect_timeout=5, health_check_interval=30)
+
+
+class SegmentQueue:
+    """Questions in, answers out. The methods are quick and synchronous; `wait` and `ask` are for asyncio.
+
+    Every method raises QueueUnavailable when Redis cannot be used.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._result_ttl_s = settings.result_ttl_s
+        self._connection = connect(settings.redis_url)
+        self._waiting = redis.asyncio.Redis.from_url(
+            settings.redis_url,
+            socket_timeout=None,
+            socket_connect_timeout=1,
+            retry=AsyncRetry(ConstantBackoff(0.1), 1),
+            max_connections=MAX_WAITERS,
+        )
+        self._queues = {
+            priority: Queue(name, connection=self._connection, serializer="json")
+            for priority, name in QUEUE_NAMES.items()
+        }
+        self._forget_failure = self._connection.register_script(_FORGET_FAILURE)
+        self._promote = self._connection.register_script(_PROMOTE)
+
+    def enqueue(self, job: SegmentJob) -> None:
+        """Asks, unless the same question is waiting, running or answered already. An interactive request for
+        a question that waits as batch moves it to the interactive queue."""
+        with self._available():
+            self._forget_failure(
+                keys=[
+                    Job.key_for(job.job_id),
+                    Result.get_key(job.job_id),
+                    *(FailedJobRegistry(queue=queue).key for queue in self._queues.values()),
+                ],
+                args=[job.job_id],
+            )
+            try:
+                self._queues[job.priority].enqueue_call(
+                    SEGMENT,
+                    args=(job.model_dump(mode="json"),),
+                    job_id=job.job_id,
+                    unique=True,
+                    ttl=WAITING_TTL_S,
+                    result_ttl=self._result_ttl_s,
+                    failure_ttl=self._result_ttl_s,
+                    retry=JobRetry(max=RETRIES),
+                    description=f"segment (project {job.project}, task {job.task})",
+                )
+            except DuplicateJobError:
+                if job.priority == "interactive":
+                    self._promote(
+                        keys=[
+                            self._queues["batch"].key,
+                            self._queues["interactive"].key,
+                            Job.key_for(job.job_id),
+                        ],
+                        args=[job.job_id, QUEUE_NAMES["interactive"]],
+                    )
+
+    def state(self, job_id: str) -> JobState:
+        interactive, batch = self._queues["interactive"].key, self._queues["batch"].key
+        with self._available(), self._connection.pipeline() as pipe:
+            pipe.hget(Job.key_for(job_id), "status")
+            pipe.xrevrange(Result.get_key(job_id), count=1)
+            pipe.lpos(interactive, job_id)
+            pipe.llen(interactive)
+            pipe.lpos(batch, job_id)
+            status, entries, in_interactive, interactive_count, in_batch = pipe.execute()
+        if entries:
+            return self._outcome(job_id, *entries[0])
+        match status:
+            case b"queued" if in_interactive is not None:
+                return JobState("queued", ahead=in_interactive)
+            case b"queued" if in_batch is not None:
+                return JobState("queued", ahead=interactive_count + in_batch)
+            case b"queued":  # taken out by a worker that is about to begin
+                return JobState("queued", ahead=0)
+            case b"started":
+                return JobState("running")
+            case _:
+                return JobState("unknown")
+
+    async def wait(self, job_id: str, timeout_s: float) -> JobState:
+        """Waits for the answer without a thread; after `timeout_s` returns the state the job is in then."""
+        if timeout_s > 0:
+            block_ms = max(1, round(timeout_s * 1000))
+            with self._available():
+                # The server ends the wait by itself; the outer limit is for a server that vanished.
+                async with asyncio.timeout(timeout_s + 5):
+                    streams: Any = await self._waiting.xread({Result.get_key(job_id): "0-0"}, block=block_ms)
+            for _, entries in streams:
+                return self._outcome(job_id, *entries[-1])
+        return await asyncio.to_thread(self.state, job_id)
+
+    async def ask(self, job: SegmentJob, timeout_s: float) -> JobState:
+        """`enqueue`, then `wait`."""
+        await asyncio.to_thread(self.enqueue, job)
+        return await self.wait(job.job_id, timeout_s)
+
+    def depth(self) -> QueueDepth:
+        with self._available(), self._connection.pipeline() as pipe:
+            for queue in self._queues.values():
+                pipe.llen(queue.key)
+                pipe.zcard(StartedJobRegistry(queue=queue).key)
+            interactive, running_interactive, batch, running_batch = cast(list[int], pipe.execute())
+        return QueueDepth(interactive, batch, running_interactive + running_batch)
+
+    def worker_status(self) -> tuple[WorkerStatus, ...]:
+        """The living workers, those that are ready first; empty when none runs."""
+        with self._available():
+            return published(self._connection)
+
+    async def aclose(self) -> None:
+        await self._waiting.aclose()
+        self._connection.close()
+
+    def _outcome(self, job_id: str, entry_id: bytes, payload: dict[bytes, bytes]) -> JobState:
+        result = Result.restore(job_id, entry_id.decode(), payload, self._connection, serializer="json")
+        if result.type is not Result.Type.SUCCESSFUL:
+            return JobState("failed", reason=_reason(result.exc_string or ""))
+        try:
+            return JobState("finished", result=SegmentResult.model_validate(result.return_value))
+        except ValidationError:
+            return JobState("failed", reason=_MISMATCH)
+
+    @contextmanager
+    def _available(self) -> Iterator[None]:
+        try:
+            yield
+        except (
+            redis.exceptions.ConnectionError,
+            redis.exceptions.TimeoutError,
+            redis.exceptions.OutOfMemoryError,
+            TimeoutError,
+        ) as error:
+            raise QueueUnavailable(f"The queue's Redis (REDIS_URL) cannot be used: {error}") from error
+
+
+def _reason(recorded: str) -> str:
+    """A worker records one sentence; RQ's own words stand where no worker lived to do so."""
+    if "AbandonedJobError" in recorded or "intermediate queue" in recorded:
+        return _DIED
+    return recorded

@@ -1,0 +1,56 @@
+"""One worker process from start to end."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable
+
+from PIL import Image
+from redis.exceptions import RedisError
+
+from worker.fetch import ImageFetcher
+from worker.jobs import Engine, Model, install
+from worker.queue import connect, connect_blocking
+from worker.settings import WorkerSettings
+from worker.warm_worker import WarmWorker
+
+log = logging.getLogger(__name__)
+
+EXIT_FAILED, EXIT_CANNOT_START = 1, 2
+
+
+def serve(
+    settings: WorkerSettings,
+    load: Callable[[WorkerSettings], tuple[Model, str]],
+    worker_class: type[WarmWorker] = WarmWorker,
+) -> int:
+    """Announces itself, loads the model, works until told to stop, and returns the process's exit code.
+
+    `load` returns the model and the device it is on. Jobs asked meanwhile wait in the queue.
+    """
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # One limit, ours: Pillow's own would refuse what a raised MAX_IMAGE_PIXELS allows.
+    Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
+    try:
+        with connect(settings.redis_url) as redis:
+            redis.ping()
+    except (RedisError, ValueError) as error:
+        log.error("Redis (REDIS_URL) cannot be used: %s", error)
+        return EXIT_CANNOT_START
+
+    worker = worker_class(connect_blocking(settings.redis_url), settings.job_timeout_s)
+    with worker.alive():
+        try:
+            model, device = load(settings)
+        except Exception as error:
+            log.error("The model cannot be loaded: %s", error)
+            log.debug("traceback", exc_info=error)
+            return EXIT_CANNOT_START
+        install(Engine(model, ImageFetcher(settings)))
+        worker.ready(model.version, device)
+        log.info("ready: %s on %s", model.version, device)
+        worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
+    return 0 if worker.stopped_on_request else EXIT_FAILED
