@@ -1,6 +1,21 @@
 """PixelLM: text-prompted, multi-target segmentation (Ren et al., CVPR 2024), on torch and transformers."""
 
-from pixellm_model.config import CheckpointError, PixelLMConfig
-from pixellm_model.segmenter import Segmentation, Segmenter, Target
+from __future__ import annotations
 
-__all__ = ["CheckpointError", "PixelLMConfig", "Segmentation", "Segmenter", "Target"]
+from typing import TYPE_CHECKING, Any
+
+from pixellm_model.errors import CheckpointError, PromptError
+
+if TYPE_CHECKING:
+    from pixellm_model.segmenter import Segmentation, Segmenter, Target
+
+__all__ = ["CheckpointError", "PromptError", "Segmentation", "Segmenter", "Target"]
+
+
+def __getattr__(name: str) -> Any:
+    # torch and transformers take seconds to import; who only names an error need not wait for them.
+    if name in __all__:
+        from pixellm_model import segmenter
+
+        return getattr(segmenter, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

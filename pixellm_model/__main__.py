@@ -13,7 +13,9 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; bad input ends with one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(prog="python -m pixellm_model", description="PixelLM on the command line.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pixellm_model", description="PixelLM on the command line."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
 
     segment = commands.add_parser("segment", help="segment an image by a prompt")
@@ -67,7 +69,9 @@ def _segment(args: argparse.Namespace) -> None:
     print(result.answer)
     for number, target in enumerate(result.targets, 1):
         share = target.mask.mean()
-        print(f"  [{number}] {target.phrase}: score {target.score:.2f}, box {target.box}, {share:.1%} of the image")
+        print(
+            f"  [{number}] {target.phrase}: score {target.score:.2f}, box {target.box}, {share:.1%} of the image"
+        )
     for warning in result.warnings:
         print(f"  ! {warning}")
     print("  " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items()))
@@ -109,7 +113,9 @@ def _convert(args: argparse.Namespace) -> None:
 
     model, tokenizer = checkpoint.load(args.source, args.vision_tower)
     checkpoint.save(model, tokenizer, args.target)
-    print(f"{args.target}: self-contained, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters")
+    print(
+        f"{args.target}: self-contained, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters"
+    )
 
 
 def _inspect(args: argparse.Namespace) -> None:
@@ -121,7 +127,9 @@ def _inspect(args: argparse.Namespace) -> None:
     rows = {
         "name": config.name,
         "version": checkpoint.fingerprint(args.folder),
-        "layout": "published" if checkpoint.read_config(args.folder)["model_type"] == "llava" else "self-contained",
+        "layout": "published"
+        if checkpoint.read_config(args.folder)["model_type"] == "llava"
+        else "self-contained",
         "language model": f"{config.llama.num_hidden_layers} layers x {config.llama.hidden_size}, "
         f"vocabulary {config.llama.vocab_size}",
         "vision tower": f"{config.tower.model_type}, {config.tower.num_hidden_layers} layers x {config.tower.hidden_size}, "

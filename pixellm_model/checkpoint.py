@@ -19,7 +19,8 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from pixellm_model.config import CheckpointError, PixelLMConfig
+from pixellm_model.config import PixelLMConfig
+from pixellm_model.errors import CheckpointError
 from pixellm_model.model import PixelLM
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.vision import resize_position_table
@@ -40,7 +41,10 @@ SCALE_SUFFIX = ".scale"
 
 
 def load(
-    folder: Path, vision_tower: str | Path | None = None, device: str = "cpu", dtype: torch.dtype | None = None
+    folder: Path,
+    vision_tower: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
 ) -> tuple[PixelLM, PromptTokenizer]:
     """Load either layout. `vision_tower` overrides the tower a published config names.
 
@@ -65,7 +69,9 @@ def load(
     return build(config, weights, device, dtype), tokenizer
 
 
-def build(config: PixelLMConfig, weights: dict[str, torch.Tensor], device: str, dtype: torch.dtype) -> PixelLM:
+def build(
+    config: PixelLMConfig, weights: dict[str, torch.Tensor], device: str, dtype: torch.dtype
+) -> PixelLM:
     """A model with exactly these weights; every key and shape must fit."""
     weights = _dequantise({_rename(key): value for key, value in weights.items() if not UNUSED.search(key)})
     if config.llama.tie_word_embeddings and "model.embed_tokens.weight" in weights:
@@ -77,7 +83,11 @@ def build(config: PixelLMConfig, weights: dict[str, torch.Tensor], device: str, 
     if missing or unknown:
         raise CheckpointError(
             "The weights do not fit a PixelLM: "
-            + "; ".join(_some(f"{word} keys", keys) for word, keys in (("missing", missing), ("unknown", unknown)) if keys)
+            + "; ".join(
+                _some(f"{word} keys", keys)
+                for word, keys in (("missing", missing), ("unknown", unknown))
+                if keys
+            )
             + "."
         )
     misfits = [
@@ -133,7 +143,9 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The folder's config.json; CheckpointError when it is not a checkpoint folder."""
     path = folder / "config.json"
     if not path.exists():
-        hint = " Its hf_model folder does: name that." if (folder / "hf_model" / "config.json").exists() else ""
+        hint = (
+            " Its hf_model folder does: name that." if (folder / "hf_model" / "config.json").exists() else ""
+        )
         raise CheckpointError(f"{folder} holds no config.json, so it is not a model folder.{hint}")
     try:
         raw = json.loads(path.read_text("utf-8"))
@@ -220,7 +232,9 @@ def _quantise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 
 def _dequantise(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    scales = {key.removesuffix(SCALE_SUFFIX): value for key, value in weights.items() if key.endswith(SCALE_SUFFIX)}
+    scales = {
+        key.removesuffix(SCALE_SUFFIX): value for key, value in weights.items() if key.endswith(SCALE_SUFFIX)
+    }
     return {
         key: tensor.float() * scales[key][:, None] if key in scales else tensor
         for key, tensor in weights.items()

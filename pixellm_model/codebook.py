@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pixellm_model.config import CheckpointError
+from pixellm_model.errors import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,8 @@ from typing import Any
 
 from transformers import CLIPVisionConfig, Dinov2Config, LlamaConfig
 
+from pixellm_model.errors import CheckpointError
+
 LLAVA_V1_SYSTEM = (
     "A chat between a curious human and an artificial intelligence assistant. "
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
@@ -25,10 +27,6 @@ LLAMA_FIELDS = (
 # The reference keeps these constants whatever its config says (specification, section 1.4).
 PUBLISHED_IMAGE_SIZE = 448
 PUBLISHED_LAYERS = (-2, -11)
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used, with the reason and the mend in one sentence."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,9 @@ class PixelLMConfig:
         return self.token_grid**2
 
     @classmethod
-    def from_dict(cls, raw: dict[str, Any], tower: CLIPVisionConfig | Dinov2Config | None = None) -> PixelLMConfig:
+    def from_dict(
+        cls, raw: dict[str, Any], tower: CLIPVisionConfig | Dinov2Config | None = None
+    ) -> PixelLMConfig:
         """Read a config.json of either layout; `tower` is the tower's own config in the published one.
 
         Raises CheckpointError when the folder holds another kind of model.

@@ -33,7 +33,12 @@ def key_mask(ids: list[int], token_mask: torch.Tensor, pad_id: int | None) -> to
 
 @torch.inference_mode()
 def generate(
-    model: PixelLM, ids: list[int], image: ImageFeatures, max_new_tokens: int, eos_id: int, pad_id: int | None = None
+    model: PixelLM,
+    ids: list[int],
+    image: ImageFeatures,
+    max_new_tokens: int,
+    eos_id: int,
+    pad_id: int | None = None,
 ) -> Generation:
     """Continue `ids` (with one IMAGE_ID) for one image until the end token or `max_new_tokens`."""
     embeds = model.embed(ids, image.tokens[0])[None]  # (1, T + t*t - 1, D)
@@ -55,7 +60,9 @@ def generate(
     return Generation(new_ids, torch.stack(hidden), bool(new_ids) and new_ids[-1] == eos_id)
 
 
-def _step(model: PixelLM, embeds: torch.Tensor, mask: torch.Tensor, start: int, cache: DynamicCache) -> torch.Tensor:
+def _step(
+    model: PixelLM, embeds: torch.Tensor, mask: torch.Tensor, start: int, cache: DynamicCache
+) -> torch.Tensor:
     """Run (1, n, D) embeddings at positions `start`..; returns the last hidden state (D,)."""
     positions = torch.arange(start, start + embeds.shape[1], device=embeds.device)[None]
     output = model.model(

@@ -12,7 +12,9 @@ def mask_bce(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> 
     return loss.sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)
 
 
-def mask_dice(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
+def mask_dice(
+    logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, eps: float = 1e-6
+) -> torch.Tensor:
     """Dice loss of (N, H, W) logits per mask: (N,). Sums are taken per thousand pixels, as in the reference."""
     p = logits.sigmoid() * valid
     t = masks * valid

@@ -83,7 +83,9 @@ class PixelLM(nn.Module):
         pixels = torch.stack([image.pixel_values for image in images]).to(self.device, self.dtype)
         assert self.config.tower is not None
         patch = int(self.config.tower.patch_size)
-        masks = torch.stack([patch_mask(i.resized, self.config.image_size, patch) for i in images]).to(self.device)
+        masks = torch.stack([patch_mask(i.resized, self.config.image_size, patch) for i in images]).to(
+            self.device
+        )
         features = self.model.vision_tower(pixels, masks)
         return self.project_features(features, masks)
 

@@ -10,7 +10,15 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pixellm_model.segmenter import Target
 
 # Chosen to stay apart on photos and for colour-blind readers (after Okabe and Ito).
-COLOURS = [(230, 159, 0), (0, 158, 233), (0, 178, 115), (240, 228, 66), (213, 70, 130), (160, 100, 240), (213, 94, 0)]
+COLOURS = [
+    (230, 159, 0),
+    (0, 158, 233),
+    (0, 178, 115),
+    (240, 228, 66),
+    (213, 70, 130),
+    (160, 100, 240),
+    (213, 94, 0),
+]
 MASK_OPACITY = 0.45
 
 
@@ -54,7 +62,9 @@ def _label(
     pen.text((x - left, y - top), text, fill=(255, 255, 255), font=font)
 
 
-def _captioned(image: Image.Image, caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Image.Image:
+def _captioned(
+    image: Image.Image, caption: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont
+) -> Image.Image:
     pen = ImageDraw.Draw(image)
     lines, line = [], ""
     for word in caption.split():

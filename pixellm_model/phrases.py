@@ -24,7 +24,9 @@ _ASKED = re.compile(
     r"(?:(?:segment|mask|find|show|highlight|outline|select|mark|locate)\s+(?:me\s+)?|(?:where|what) (?:is|are)\s+)",
     re.I,
 )
-_ASKED_TAIL = re.compile(r"(?:\s*\bin (?:this|the) (?:image|photo|picture)\b.*|[.?!]\s*please\b.*)?[\s.?!]*$", re.I)
+_ASKED_TAIL = re.compile(
+    r"(?:\s*\bin (?:this|the) (?:image|photo|picture)\b.*|[.?!]\s*please\b.*)?[\s.?!]*$", re.I
+)
 _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+", re.I)
 
 

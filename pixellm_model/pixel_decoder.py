@@ -20,6 +20,8 @@ MASK_TOKENS = 4  # SAM's; only the first is read, all four take part in the atte
 class FourierPosition(nn.Module):
     """Random Fourier features of cell centres; the matrix is part of the checkpoint."""
 
+    positional_encoding_gaussian_matrix: torch.Tensor
+
     def __init__(self, dim: int):
         super().__init__()
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, dim // 2))
@@ -128,5 +130,7 @@ class PixelDecoder(nn.Module):
     def _combine(logits: list[torch.Tensor]) -> torch.Tensor:
         size = logits[-1].shape[-2:]
         weight = 1 / len(logits)  # a constant in the reference, never learned (section 1.3)
-        scaled = [F.interpolate(m.float().unsqueeze(1), size, mode="bilinear", align_corners=False) for m in logits]
+        scaled = [
+            F.interpolate(m.float().unsqueeze(1), size, mode="bilinear", align_corners=False) for m in logits
+        ]
         return sum((weight * m[:, 0] for m in scaled), torch.zeros((), device=logits[0].device))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
-from pixellm_model.config import CheckpointError
+from pixellm_model.errors import PromptError
 from pixellm_model.generate import Generation, generate
 from pixellm_model.model import ImageFeatures, PixelLM
 from pixellm_model.phrases import name_targets
@@ -94,23 +94,21 @@ class Segmenter:
     ) -> Segmentation:
         """Answer a prompt about an image.
 
-        `history` holds earlier (prompt, answer) turns about the same image. Raises ValueError for an
+        `history` holds earlier (prompt, answer) turns about the same image. Raises PromptError for an
         empty prompt or one too long for the model.
         """
         if not self.tokenizer.clean(prompt):
-            raise ValueError("The prompt is empty; say what to segment.")
+            raise PromptError("The prompt is empty; say what to segment.")
         clock = _Clock()
         ids = self.tokenizer.encode(build_prompt(self.model.config, self.tokenizer, prompt, history))
         room = self.model.config.llama.max_position_embeddings - len(ids) - self.model.config.image_tokens
         if room < 1:
-            raise ValueError("The prompt and its history are too long for the model; shorten them.")
+            raise PromptError("The prompt and its history are too long for the model; shorten them.")
         with self._lock, torch.inference_mode():
             processed = process_image(image, self.model.config.image_size)
             features = self.model.encode_image([processed])
             clock.lap("encode")
-            generation = generate(
-                self.model, ids, features, min(max_new_tokens, room), self.tokenizer.eos_id
-            )
+            generation = generate(self.model, ids, features, min(max_new_tokens, room), self.tokenizer.eos_id)
             clock.lap("generate")
             runs, warnings = self._runs(generation)
             masks, scores = self._draw(generation, runs, features, processed)
@@ -127,7 +125,9 @@ class Segmenter:
         runs, loose = self.tokenizer.codebook.find_runs(generation.ids)
         warnings = []
         if loose:
-            warnings.append(f"The model left a target unfinished ({loose} stray codebook tokens); it is not shown.")
+            warnings.append(
+                f"The model left a target unfinished ({loose} stray codebook tokens); it is not shown."
+            )
         if not generation.finished:
             warnings.append("The answer was cut off at its length limit; ask for fewer things at a time.")
         return runs, warnings
@@ -184,6 +184,3 @@ class _Clock:
         now = time.perf_counter()
         self.laps[stage] = now - self._last
         self._last = now
-
-
-__all__ = ["CheckpointError", "Segmentation", "Segmenter", "Target", "mask_box"]

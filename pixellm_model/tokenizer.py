@@ -17,11 +17,17 @@ import sentencepiece
 import tokenizers
 
 from pixellm_model.codebook import Codebook
-from pixellm_model.config import CheckpointError
+from pixellm_model.errors import CheckpointError
 from pixellm_model.model import IMAGE_ID
 
 IMAGE, IM_START, IM_END = "<image>", "<im_start>", "<im_end>"
-TOKENIZER_FILES = ("tokenizer.model", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+TOKENIZER_FILES = (
+    "tokenizer.model",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
 
 
 class _Pieces(Protocol):
@@ -89,7 +95,9 @@ class PromptTokenizer:
         self.size = max(special.values()) + 1
         self._special = special
         self._names = {id_: name for name, id_ in special.items()}
-        self._pattern = re.compile("|".join(re.escape(name) for name in sorted(special, key=len, reverse=True)))
+        self._pattern = re.compile(
+            "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True))
+        )
         # Stored as a plain string, 4.31 stripped around these too; stored as an AddedToken it did not.
         self._unstripped = {
             _content(config.get(key), default)

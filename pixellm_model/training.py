@@ -83,7 +83,9 @@ def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets
 def _shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
     """An (H, W) mask in the padded square, averaged down to (side, side)."""
     h, w = resized
-    scaled = F.interpolate(torch.from_numpy(mask)[None, None].float(), (h, w), mode="bilinear", antialias=True)
+    scaled = F.interpolate(
+        torch.from_numpy(mask)[None, None].float(), (h, w), mode="bilinear", antialias=True
+    )
     square = F.pad(scaled, (0, image_size - w, 0, image_size - h))
     return F.interpolate(square, (side, side), mode="area")[0, 0]
 
@@ -94,7 +96,9 @@ class Losses:
     parts: dict[str, float] = field(default_factory=dict)
 
 
-def forward_losses(model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: Recipe) -> Losses:
+def forward_losses(
+    model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: Recipe
+) -> Losses:
     """Token cross-entropy on the answers plus BCE and dice on the masks."""
     device = model.device
     image = model.encode_image([packed.image for packed in batch])
@@ -105,7 +109,11 @@ def forward_losses(model: PixelLM, tokenizer: PromptTokenizer, batch: list[Packe
         at = packed.prefix.index(IMAGE_ID)
         keep = torch.ones(start, dtype=torch.bool, device=device)
         keep[at : at + image.tokens.shape[1]] = image.token_mask[row]
-        place, segment, label = [torch.arange(start)], [torch.zeros(start, dtype=torch.long)], [torch.full((start,), IGNORE)]
+        place, segment, label = (
+            [torch.arange(start)],
+            [torch.zeros(start, dtype=torch.long)],
+            [torch.full((start,), IGNORE)],
+        )
         for number, (ids, answer_at) in enumerate(packed.branches, 1):
             tokens = torch.tensor(ids)
             embeds.append(model.model.embed_tokens(tokens.to(device)))
@@ -139,7 +147,10 @@ def forward_losses(model: PixelLM, tokenizer: PromptTokenizer, batch: list[Packe
     logits, _ = model.decode_targets(targets, image.maps, owner)
     masks = torch.cat([packed.masks for packed in batch]).to(device)
     inside = torch.stack([_inside(packed, model) for packed in batch]).to(device)[owner].float()
-    bce, dice = mask_bce(logits.float(), masks, inside).mean(), mask_dice(logits.float(), masks, inside).mean()
+    bce, dice = (
+        mask_bce(logits.float(), masks, inside).mean(),
+        mask_dice(logits.float(), masks, inside).mean(),
+    )
     parts |= {"bce": bce.item(), "dice": dice.item()}
     return Losses(ce + recipe.bce_weight * bce + recipe.dice_weight * dice, parts)
 
@@ -198,7 +209,9 @@ def train(
         with torch.autocast(model.device.type, torch.bfloat16):
             losses = forward_losses(model, tokenizer, batch, recipe)
         if not torch.isfinite(losses.total):
-            raise FloatingPointError(f"The loss at step {step} is not finite; the state saved before is whole.")
+            raise FloatingPointError(
+                f"The loss at step {step} is not finite; the state saved before is whole."
+            )
         optimizer.zero_grad(set_to_none=True)
         losses.total.backward()
         torch.nn.utils.clip_grad_norm_(fresh + language, recipe.clip_norm)
@@ -227,7 +240,9 @@ def _schedule(progress: float, step: int, recipe: Recipe) -> float:
     return float(warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine))
 
 
-def _save_state(path: Path, model: PixelLM, optimizer: torch.optim.Optimizer, step: int, spent: float) -> None:
+def _save_state(
+    path: Path, model: PixelLM, optimizer: torch.optim.Optimizer, step: int, spent: float
+) -> None:
     """Written aside and renamed, so that a kill in between leaves the former state whole."""
     weights = {k: v for k, v in model.state_dict().items() if not k.startswith("model.vision_tower.")}
     path.parent.mkdir(parents=True, exist_ok=True)

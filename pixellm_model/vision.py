@@ -27,7 +27,9 @@ class VisionTower(nn.Module):
     Layers above the deepest selected one are not built: nothing reads them.
     """
 
-    def __init__(self, config: CLIPVisionConfig | Dinov2Config, image_size: int, select_layers: tuple[int, ...]):
+    def __init__(
+        self, config: CLIPVisionConfig | Dinov2Config, image_size: int, select_layers: tuple[int, ...]
+    ):
         super().__init__()
         count = config.num_hidden_layers + 1  # hidden states, the embeddings included
         self.select_layers = tuple(layer % count for layer in select_layers)

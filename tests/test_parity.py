@@ -22,15 +22,22 @@ from transformers import CLIPVisionModel
 from pixellm_model import checkpoint
 from pixellm_model.generate import generate, key_mask
 from pixellm_model.model import IMAGE_ID, PixelLM
-from pixellm_model.preprocess import ProcessedImage, mask_scores, patch_mask, process_image, resize_image, restore_masks
+from pixellm_model.preprocess import (
+    ProcessedImage,
+    mask_scores,
+    patch_mask,
+    process_image,
+    resize_image,
+    restore_masks,
+)
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.vision import resize_position_table
 
 FOLDER = Path(os.environ.get("PIXELLM_PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity_a"))
 TOLERANCE = 1e-3  # of the recorded array's standard deviation
 BFLOAT16_IOU = 0.99
-# Of training: losses, gradients and the reference's own wrong counts. Inference is compared here.
-NOT_INFERENCE = re.compile(r"^train|/labels$|upstream_batch_seg_token_counts$")
+# Of training (losses, gradients, labels and where they stand) and the reference's own wrong counts.
+NOT_INFERENCE = re.compile(r"^train|/labels$|/answer_positions$|upstream_batch_seg_token_counts$")
 
 pytestmark = pytest.mark.skipif(not (FOLDER / "manifest.json").exists(), reason=f"no parity set at {FOLDER}")
 
@@ -42,7 +49,11 @@ def _manifest() -> dict[str, Any]:
 
 MANIFEST = _manifest()
 CASES = MANIFEST["cases"]
-FREE = [name for name, case in CASES.items() if case["kind"].startswith("evaluate") and "bfloat16" not in case["dtype"]]
+FREE = [
+    name
+    for name, case in CASES.items()
+    if case["kind"].startswith("evaluate") and "bfloat16" not in case["dtype"]
+]
 FORCED = [name for name, case in CASES.items() if case["kind"].startswith("model_forward")]
 BFLOAT16 = [name for name, case in CASES.items() if "bfloat16" in case.get("dtype", "")]
 
@@ -116,7 +127,9 @@ def test_pixels(parity: ParitySet) -> None:
 
 
 def test_position_tables(parity: ParitySet) -> None:
-    tower = CLIPVisionModel.from_pretrained(parity.unpacked / MANIFEST["config"]["vision_tower"], local_files_only=True)
+    tower = CLIPVisionModel.from_pretrained(
+        parity.unpacked / MANIFEST["config"]["vision_tower"], local_files_only=True
+    )
     table = tower.embeddings.position_embedding.weight.data
     resized = resize_position_table(table, parity.model.config.grid)
     parity.check("pos/original", table)
@@ -141,7 +154,9 @@ def test_free_generation(parity: ParitySet, name: str) -> None:
         generation = generate(model, ids, features, case["max_new_tokens"], tokenizer.eos_id, pad_id=0)
         parity.check(f"{name}/output_ids_{i}", torch.tensor([ids + generation.ids]))
         # The reference records the last step's forward: all positions but the newest token's.
-        parity.check(f"{name}/llm_key_mask_{i}", key_mask(ids + generation.ids[:-1], features.token_mask[0], 0)[None])
+        parity.check(
+            f"{name}/llm_key_mask_{i}", key_mask(ids + generation.ids[:-1], features.token_mask[0], 0)[None]
+        )
         parity.check(f"{name}/image_tokens_{i}", features.tokens)
         _check_rows(parity, f"{name}/logits_{i}", model.lm_head(generation.hidden))
         runs, _ = tokenizer.codebook.find_runs(generation.ids)
@@ -173,8 +188,16 @@ def _check_features(parity: ParitySet, name: str, images: list[ProcessedImage]) 
     parity.check(f"{name}/neck", features.maps[:, 0])
 
 
-def _check_masks(parity: ParitySet, name: str, fused: torch.Tensor, maps: torch.Tensor, image: ProcessedImage) -> None:
+def _check_masks(
+    parity: ParitySet, name: str, fused: torch.Tensor, maps: torch.Tensor, image: ProcessedImage
+) -> None:
     parity.check(f"{name}/fused_embeddings", fused)
+    if not len(fused):  # nothing to draw; the reference records arrays of no rows
+        for part in ("lowres_scale0", "lowres_scale1", "lowres_combined", "final_masks", "mask_scores"):
+            if (key := f"{name}/{part}") in parity.tensors:
+                assert len(parity.tensors[key]) == 0
+                parity.seen.add(key)
+        return
     owner = torch.zeros(len(fused), dtype=torch.long)
     low_res, scales = parity.model.decode_targets(fused, maps, owner)
     for level, logits in enumerate(scales):
@@ -209,10 +232,14 @@ def test_teacher_forced(parity: ParitySet, name: str) -> None:
     _check_masks(parity, name, tokenizer.codebook.fuse(model.target_embeddings(states)), features.maps, image)
 
 
-def _hidden(model: PixelLM, ids: torch.Tensor, image_tokens: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
+def _hidden(
+    model: PixelLM, ids: torch.Tensor, image_tokens: torch.Tensor, masks: torch.Tensor
+) -> torch.Tensor:
     embeds = torch.stack([model.embed(row, image_tokens) for row in ids.tolist()])
     positions = torch.arange(embeds.shape[1])[None].expand(len(ids), -1)
-    return model.model(inputs_embeds=embeds, attention_mask=masks.long(), position_ids=positions).last_hidden_state
+    return model.model(
+        inputs_embeds=embeds, attention_mask=masks.long(), position_ids=positions
+    ).last_hidden_state
 
 
 def _codebook_positions(ids: torch.Tensor, tokenizer: PromptTokenizer, image_tokens: int) -> torch.Tensor:
@@ -221,7 +248,9 @@ def _codebook_positions(ids: torch.Tensor, tokenizer: PromptTokenizer, image_tok
     for row, tokens in enumerate(ids.tolist()):
         shift = image_tokens - 1
         assert tokens.index(IMAGE_ID) < tokens.index(tokenizer.codebook.ids[0])
-        positions += [(row, i + shift - 1) for i, token in enumerate(tokens) if token in tokenizer.codebook.ids]
+        positions += [
+            (row, i + shift - 1) for i, token in enumerate(tokens) if token in tokenizer.codebook.ids
+        ]
     return torch.tensor(positions)
 
 
@@ -242,12 +271,25 @@ def test_bfloat16(parity: ParitySet, name: str) -> None:
         fused.append(tokenizer.codebook.fuse(model.target_embeddings(generation.hidden[at])))
     targets = torch.cat(fused)
     low_res, _ = model.decode_targets(targets, features.maps, torch.zeros(len(targets), dtype=torch.long))
-    masks = _cut(
-        restore_masks(low_res, image.resized, image.original, parity.size),
-        MANIFEST["arrays"][f"{name}/final_masks"]["slice"],
-    )
-    for ours, recorded in zip(masks > 0, parity.tensors[f"{name}/final_masks"] > 0, strict=True):
-        assert (ours & recorded).sum() / (ours | recorded).sum() >= BFLOAT16_IOU
+    entry = MANIFEST["arrays"][f"{name}/final_masks"]
+    logits = _cut(restore_masks(low_res, image.resized, image.original, parity.size), entry["slice"])
+    recorded = parity.tensors[f"{name}/final_masks"].float()
+    exact = parity.tensors[f"{name.removesuffix('_bf16')}/final_masks"]
+    # bfloat16 kernels round differently, and a random checkpoint magnifies it: the reference's own masks in
+    # bfloat16 and float32 agree to an IoU of 0.977 only. So pixels within the reference's own rounding
+    # noise of the threshold are left out, and against float32 we must do about as well as the reference.
+    noise = (recorded - exact).std(dim=(1, 2))
+    for i, spread in enumerate(noise):
+        sure = recorded[i].abs() > 2 * spread
+        assert sure.float().mean() > 0.5, "the noise leaves too little to compare"
+        assert _iou(logits[i] > 0, recorded[i] > 0, sure) >= BFLOAT16_IOU
+        everywhere = torch.ones_like(sure)
+        reference = _iou(recorded[i] > 0, exact[i] > 0, everywhere)
+        assert _iou(logits[i] > 0, exact[i] > 0, everywhere) >= reference - 0.01
+
+
+def _iou(ours: torch.Tensor, recorded: torch.Tensor, where: torch.Tensor) -> float:
+    return ((ours & recorded & where).sum() / ((ours | recorded) & where).sum()).item()
 
 
 def test_every_inference_array_was_compared(parity: ParitySet, request: pytest.FixtureRequest) -> None:
@@ -255,7 +297,7 @@ def test_every_inference_array_was_compared(parity: ParitySet, request: pytest.F
         pytest.skip("only meaningful when the whole file runs")
     compared = parity.seen | {key for key in MANIFEST["arrays"] if key.split("/")[0] in BFLOAT16}
     left = [key for key in MANIFEST["arrays"] if key not in compared and not NOT_INFERENCE.search(key)]
-    assert left == [] or all(key.endswith("answer_positions") for key in left)
+    assert left == []
 
 
 def _padded(rows: list[list[int]]) -> torch.Tensor:

@@ -7,11 +7,11 @@ serializer, because a pickle in a shared queue is remote code execution.
 from __future__ import annotations
 
 import hashlib
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-CONTRACT_VERSION = 1
+CONTRACT_VERSION: Final = 1
 MAX_PROMPT_CHARS = 2000
 Priority = Literal["interactive", "batch"]
 

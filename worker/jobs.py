@@ -13,6 +13,7 @@ from PIL import Image
 from pydantic import ValidationError
 from rq.timeouts import JobTimeoutException
 
+from pixellm_model import PromptError
 from worker.contract import SegmentJob, SegmentResult, TargetResult
 from worker.fetch import ImageFetcher
 from worker.images import ImageError
@@ -51,8 +52,8 @@ class Model(Protocol):
     @property
     def version(self) -> str: ...
     def segment(self, image: Image.Image, prompt: str, history: Sequence[tuple[str, str]]) -> Segmentation:
-        """`image` is RGB, `history` holds earlier (prompt, answer) turns about it. Raises ValueError, in a
-        sentence for the annotator, for a prompt it cannot take."""
+        """`image` is RGB, `history` holds earlier (prompt, answer) turns about it. Raises PromptError,
+        in a sentence for the annotator, for a prompt it cannot take."""
 
 
 class Engine:
@@ -115,14 +116,12 @@ def segment(payload: dict[str, Any]) -> dict[str, Any]:
 def reason(error: BaseException) -> str:
     """The one sentence a caller is told about a job that raised `error`."""
     match error:
-        case ImageError():
+        case ImageError() | PromptError():
             return str(error)
         case JobTimeoutException():
             return "This took longer than the worker allows (JOB_TIMEOUT_S) and was stopped."
         case ValidationError():
             return "The worker does not understand this job; update the backend and the worker together."
-        case ValueError():
-            return str(error)
         case _:
             return f"The model failed on this image ({type(error).__name__})."
 

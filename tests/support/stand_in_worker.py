@@ -21,6 +21,7 @@ from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 
+from pixellm_model import PromptError
 from worker.jobs import Model
 from worker.priority_queue import PriorityQueue
 from worker.serve import serve
@@ -55,7 +56,7 @@ class ObedientModel:
             case ["raise"]:
                 raise RuntimeError("an internal detail")
             case ["refuse"]:
-                raise ValueError("The prompt is too long for the model; shorten it.")
+                raise PromptError("The prompt is too long for the model; shorten it.")
         mask = np.zeros((image.height, image.width), dtype=bool)
         mask[:2, :3] = True
         target = SimpleNamespace(phrase=prompt, mask=mask, score=0.75, box=(0, 0, 3, 2))

@@ -1,0 +1,9 @@
+"""What can be wrong with what people give the model; each message is one sentence with the mend."""
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used."""
+
+
+class PromptError(ValueError):
+    """A prompt the model cannot take."""
