@@ -8,7 +8,7 @@ first two are needed.
 import io
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import cache
 from itertools import count
@@ -43,7 +43,7 @@ class SceneRenderer:
 
     `split` is "train" or "held_out": other instances of the same names. `size` is the long side in pixels.
     `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos;
-    without photos in the folder all are scenes. Decoded cut-outs are kept in memory (about 0.2 MB each).
+    without photos in the folder all are scenes. `names` limits what is shown and asked for. Decoded cut-outs are kept in memory (about 0.2 MB each).
     Raises FileNotFoundError without `cutouts.jsonl`, ValueError without a cut-out of that split.
     """
 
@@ -55,6 +55,7 @@ class SceneRenderer:
         scene: float = 0.6,
         photo: float = 0.25,
         mosaic: float = 0.15,
+        names: Collection[str] | None = None,
     ) -> None:
         folder = Path(cutouts_dir)
         if not (folder / "cutouts.jsonl").exists():
@@ -64,13 +65,13 @@ class SceneRenderer:
         self.size = size
         self.nouns = Nouns(folder / "vocabulary.json")
         self.cutouts: dict[str, list[Cutout]] = {}
-        for item in _records(folder / "cutouts.jsonl", split):
+        for item in _records(folder / "cutouts.jsonl", split, names):
             self.cutouts.setdefault(item["name"], []).append(Cutout(folder / item["file"], item["name"]))
         if not self.cutouts:
             raise ValueError(f"{folder} has no cut-out of the split {split!r}; give train or held_out.")
         self.photos = [
             Photo(folder / item["file"], folder / item["mask"], item["name"])
-            for item in _records(folder / "photos.jsonl", split)
+            for item in _records(folder / "photos.jsonl", split, names)
         ]
         self.backgrounds = sorted((folder / "backgrounds").glob(f"{split}_*.jpg"))
         self.names = sorted(self.cutouts)
@@ -291,11 +292,11 @@ class Canvas:
         self.image[place] *= 1 - rng.uniform(0.15, 0.5) * np.asarray(soft, np.float32)[:, :, None] / 255
 
 
-def _records(path: Path, split: str) -> list[dict[str, str]]:
+def _records(path: Path, split: str, names: Collection[str] | None) -> list[dict[str, str]]:
     if not path.exists():
         return []
     items = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    return [item for item in items if item["split"] == split]
+    return [item for item in items if item["split"] == split and (names is None or item["name"] in names)]
 
 
 def _rgba(file: Path) -> np.ndarray:

@@ -44,7 +44,7 @@ class Recipe:
     max_targets: int = 6
     seed: int = 0
     log_every: int = 20
-    save_every: int = 200
+    save_every: int = 100
 
 
 @dataclass

@@ -57,8 +57,10 @@ def config(profile: str) -> dict[str, Any]:
 @pytest.mark.parametrize(("profile", "worker"), [("gpu", "worker"), ("cpu", "worker-cpu")])
 def test_a_profile_has_every_part_with_health_check_and_restart(profile: str, worker: str) -> None:
     services = config(profile)["services"]
-    assert set(services) == {"label-studio", "redis", "backend", worker}
-    for service in services.values():
+    assert services[worker]["profiles"] == [profile]
+    for name in ("label-studio", "redis", "backend", worker):
+        service = services[name]
+        assert service.get("profiles", [profile]) == [profile]
         assert service["healthcheck"]["test"][0] == "CMD"
         assert service["restart"] == "unless-stopped"
 

@@ -12,7 +12,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class Settings(BaseSettings):
     """What both sides of the queue need. Every field is an environment variable of the same name."""
 
-    model_config = SettingsConfigDict(case_sensitive=False, frozen=True, env_file=None)
+    model_config = SettingsConfigDict(case_sensitive=False, frozen=True, env_file=None, env_ignore_empty=True)
 
     redis_url: str = Field("redis://127.0.0.1:6379/0", description="Redis or Valkey, 6.2 or newer.")
     label_studio_url: str = Field("", description="Label Studio's address as this process reaches it.")

@@ -19,6 +19,7 @@ from pixellm_model import Segmenter
 from pixellm_model.metrics import Scores
 from pixellm_model.overlay import draw_overlay
 from pixellm_model.scenes import SceneRenderer
+from recipes.pixellm_mini.train import chosen_names
 
 SHEET_COLUMNS = 4
 
@@ -27,7 +28,7 @@ def evaluate(
     model: Path | None, cutouts: Path, samples: int, size: int, out: Path
 ) -> dict[str, dict[str, float]]:
     segmenter = Segmenter.from_pretrained(model)
-    renderer = SceneRenderer(cutouts, "held_out", size)
+    renderer = SceneRenderer(cutouts, "held_out", size, names=chosen_names())
     kinds = {"scene": renderer.render_scene, "photo": renderer.render_photo}
     report: dict[str, dict[str, float]] = {}
     out.mkdir(parents=True, exist_ok=True)

@@ -20,6 +20,13 @@ from pixellm_model.samples import Sample
 from pixellm_model.scenes import SceneRenderer
 from pixellm_model.training import Recipe, train
 
+NAMES = Path(__file__).with_name("names.txt")
+
+
+def chosen_names() -> list[str]:
+    """The everyday names the mini is taught; the vocabulary holds more than it could learn well."""
+    return NAMES.read_text("utf-8").splitlines()
+
 
 class Scenes(IterableDataset[Sample]):
     """An endless stream of rendered samples; `start` sets where in it a run begins."""
@@ -28,7 +35,7 @@ class Scenes(IterableDataset[Sample]):
         self.cutouts, self.size, self.start = cutouts, size, start
 
     def __iter__(self) -> Iterator[Sample]:
-        renderer = SceneRenderer(self.cutouts, "train", self.size)
+        renderer = SceneRenderer(self.cutouts, "train", self.size, names=chosen_names())
         seed = self.start
         while True:
             yield renderer.render(seed)

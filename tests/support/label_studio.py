@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Locator, Page, expect, sync_playwright
 
@@ -60,12 +61,12 @@ class Editor:
         expect(self._prompt).to_be_editable(timeout=LOAD_TIMEOUT_MS)
         self._page.wait_for_load_state("networkidle")
 
-    def ask(self, prompt: str) -> None:
-        """Types `prompt` and presses Enter; returns when the answer is there."""
+    def ask(self, prompt: str) -> list[dict[str, Any]]:
+        """Types `prompt`, presses Enter and returns the results that the editor is given."""
         self._prompt.fill(prompt)
         with self._page.expect_response("**/interactive-annotating", timeout=ANSWER_TIMEOUT_MS) as answered:
             self._prompt.press("Enter")
-        assert answered.value.ok
+        return answered.value.json()["data"]["result"]
 
     def answer(self) -> str:
         """What stands in the answer box."""
@@ -87,6 +88,7 @@ class Editor:
         with self._page.expect_response("**/annotations?**") as saved:
             self._page.get_by_role("button", name="Submit current annotation").click()
         assert saved.value.ok
+        expect(self._page.get_by_role("button").filter(has_text="Update")).to_be_visible()
         self.shot("submitted")
 
     def shot(self, name: str) -> None:

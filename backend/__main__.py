@@ -1,0 +1,56 @@
+"""`python -m backend`: serves Label Studio."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import sys
+
+import uvicorn
+from pydantic import ValidationError
+
+from backend.app import create_app
+from backend.settings import BackendSettings
+
+EXIT_CANNOT_START = 2
+# Prompts still waiting at a shutdown are answered by the next process when they are asked again.
+SHUTDOWN_S = 5
+
+log = logging.getLogger("backend")
+
+
+def main() -> int:
+    try:
+        settings = BackendSettings.model_validate({})
+    except ValidationError as error:
+        for problem in error.errors():
+            message = problem["msg"].removeprefix("Value error, ")
+            print(f"{str(problem['loc'][0]).upper()}: {message}", file=sys.stderr)
+        return EXIT_CANNOT_START
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    logging.getLogger("httpx").setLevel("WARNING")
+    try:
+        listener = _listen(settings.host, settings.port)
+    except OSError as error:
+        print(
+            f"Cannot listen on {settings.host} port {settings.port} (HOST, PORT): {error.strerror or error}",
+            file=sys.stderr,
+        )
+        return EXIT_CANNOT_START
+    config = uvicorn.Config(
+        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S
+    )
+    log.info("listening on http://%s:%d", settings.host, settings.port)
+    uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return socket.create_server(address[:2], family=family, backlog=2048)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""Answers that come after the batch request that asked for them: followed here, then sent to Label Studio.
+
+What is followed lives in this process. After a restart the same question finds its stored answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from backend.asking import Asking, Failed, Unanswered
+from backend.settings import BackendSettings
+from worker.contract import SegmentJob, SegmentResult
+from worker.queue import WAITING_TTL_S, QueueUnavailable
+
+log = logging.getLogger(__name__)
+
+WAIT_S = 600.0
+REST_S = 5.0
+RETRY_AFTER_S = (2.0, 10.0, 60.0)
+
+Prediction = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Pending:
+    """A question of a batch without an answer yet; `finish` makes the prediction of a result."""
+
+    task: int
+    job: SegmentJob
+    finish: Callable[[SegmentResult], Awaitable[Prediction]]
+
+    @property
+    def key(self) -> tuple[int, str, str]:
+        return self.task, self.job.image, self.job.prompt
+
+
+class LatePredictions:
+    """Follows pending questions in the background of the running event loop."""
+
+    def __init__(self, settings: BackendSettings, asking: Asking) -> None:
+        self._url = settings.label_studio_url
+        self._api_key = settings.label_studio_api_key
+        self._asking = asking
+        self._followed: set[tuple[int, str, str]] = set()
+        self._runs: set[asyncio.Task[None]] = set()
+
+    def follow(self, pending: Sequence[Pending]) -> None:
+        """Sends each answer to Label Studio once it is there; a question is followed once."""
+        fresh = [one for one in pending if one.key not in self._followed]
+        if not fresh:
+            return
+        if not (self._url and self._api_key):
+            log.info(
+                "%d predictions come later and stay here: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not "
+                "both set",
+                len(fresh),
+            )
+            return
+        self._followed.update(one.key for one in fresh)
+        run = asyncio.create_task(self._run(fresh))
+        self._runs.add(run)
+        run.add_done_callback(self._runs.discard)
+
+    def settle(self, pending: Pending) -> None:
+        """Label Studio has got this answer in a response, so it is not sent once more."""
+        self._followed.discard(pending.key)
+
+    async def aclose(self) -> None:
+        for run in self._runs:
+            run.cancel()
+        await asyncio.gather(*self._runs, return_exceptions=True)
+
+    async def _run(self, pending: Sequence[Pending]) -> None:
+        give_up = time.monotonic() + WAITING_TTL_S
+        await self._patiently(lambda: self._asking.submit([one.job for one in pending], WAIT_S), give_up)
+        for one in pending:
+            try:
+                result = await self._patiently(functools.partial(self._asking.ask, one.job, WAIT_S), give_up)
+                if one.key in self._followed:
+                    await self._send(one.task, await one.finish(result))
+            except Unanswered as error:
+                log.warning("task %d gets no prediction: %s", one.task, error)
+            except Exception:
+                log.exception("task %d gets no prediction", one.task)
+            finally:
+                self._followed.discard(one.key)
+
+    async def _patiently(self, ask: Callable[[], Awaitable[T]], give_up: float) -> T:
+        while True:
+            try:
+                return await ask()
+            except Failed:
+                raise
+            except (Unanswered, QueueUnavailable):
+                if time.monotonic() > give_up:
+                    raise
+                await asyncio.sleep(REST_S)
+
+    async def _send(self, task: int, prediction: Prediction) -> None:
+        for retry_after_s in (*RETRY_AFTER_S, None):
+            try:
+                await asyncio.to_thread(self._create, task, prediction)
+            except Exception as error:
+                reason = f"{type(error).__name__} {getattr(error, 'status_code', '')}".strip()
+                if retry_after_s is None:
+                    log.error("Label Studio does not take the prediction for task %d: %s", task, reason)
+                    return
+                log.warning("Label Studio does not take a prediction yet: %s", reason)
+                await asyncio.sleep(retry_after_s)
+            else:
+                log.info("task %d: prediction sent", task)
+                return
+
+    def _create(self, task: int, prediction: Prediction) -> None:
+        self._client.predictions.create(task=task, **prediction)
+
+    @functools.cached_property
+    def _client(self) -> Any:
+        # Half a gigabyte of dependencies that only a backend which sends predictions later needs.
+        from label_studio_sdk import LabelStudio
+
+        return LabelStudio(base_url=self._url, api_key=self._api_key)

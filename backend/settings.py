@@ -1,0 +1,36 @@
+"""The backend's settings: the worker's common ones, and what serving Label Studio needs."""
+
+from __future__ import annotations
+
+from pydantic import Field, SecretStr
+
+from worker.settings import Settings
+
+
+class BackendSettings(Settings):
+    """What `python -m backend` reads."""
+
+    host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for all networks.")
+    port: int = Field(9090, ge=1, le=65535, description="Port to listen on.")
+    basic_auth_user: str = Field("", description="User name Label Studio must send; empty: no login.")
+    basic_auth_pass: SecretStr = Field(SecretStr(""), description="The password that goes with it.")
+    webhook_secret: SecretStr = Field(
+        SecretStr(""),
+        description="Accepted at /webhook in the header X-Webhook-Secret; Label Studio sends no login there.",
+    )
+    predict_wait_s: float = Field(
+        90,
+        gt=0,
+        le=600,
+        description="How long a prompt waits for its answer; Label Studio waits 100 s.",
+    )
+    batch_wait_s: float = Field(
+        30, ge=0, le=600, description="How long a batch waits for its answers; the rest is sent on later."
+    )
+    history_turns: int = Field(
+        4, ge=0, description="How many earlier prompts on the same task go with a new one."
+    )
+    model_score_threshold: float = Field(
+        0.0, ge=0, le=1, description="Targets with a lower score are not shown."
+    )
+    max_body_bytes: int = Field(64 * 2**20, gt=0, description="Larger requests are refused.")

@@ -1,0 +1,113 @@
+"""Brush RLE: this project's codec against label-studio-sdk's, in one run.
+
+    python -m benchmarks.brush_rle [--json]
+
+Ratios over 1 mean that ours is faster; each is of the best of several runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from label_studio_sdk.converter.brush import decode_rle, mask2rle
+
+from backend.brush_rle import decode, encode
+
+SIZES = ((640, 480), (1920, 1080), (4000, 3000))
+SPECKLE = 0.002
+
+
+@dataclass(frozen=True)
+class Row:
+    """Times in seconds for one mask; `size` is width x height."""
+
+    size: str
+    mask: str
+    bytes: int
+    encode_s: float
+    sdk_encode_s: float
+    decode_s: float
+    sdk_decode_s: float
+
+    @property
+    def encode_ratio(self) -> float:
+        return self.sdk_encode_s / self.encode_s
+
+    @property
+    def decode_ratio(self) -> float:
+        return self.sdk_decode_s / self.decode_s
+
+    def as_json(self) -> dict[str, object]:
+        return asdict(self) | {"encode_ratio": self.encode_ratio, "decode_ratio": self.decode_ratio}
+
+
+def blobs(width: int, height: int) -> np.ndarray:
+    """Three discs of different sizes, as the masks of a scene have."""
+    y, x = np.ogrid[:height, :width]
+    places = ((0.3, 0.3, 0.22), (0.7, 0.4, 0.15), (0.5, 0.8, 0.1))
+    discs = [
+        (x - width * cx) ** 2 + (y - height * cy) ** 2 < (min(width, height) * radius) ** 2
+        for cx, cy, radius in places
+    ]
+    mask: np.ndarray = np.logical_or.reduce(discs)
+    return mask
+
+
+def measure(name: str, mask: np.ndarray, repeats: int) -> Row:
+    """Raises AssertionError if the two codecs disagree."""
+    height, width = mask.shape
+    grey = mask.astype(np.uint8) * 255
+    rle = encode(mask)
+    assert rle == mask2rle(grey), "the encodings differ"
+    assert np.array_equal(decode(rle, height, width), mask), "the mask does not come back"
+    return Row(
+        size=f"{width}x{height}",
+        mask=name,
+        bytes=len(rle),
+        encode_s=_best(lambda: encode(mask), repeats),
+        sdk_encode_s=_best(lambda: mask2rle(grey), repeats),
+        decode_s=_best(lambda: decode(rle, height, width), repeats),
+        sdk_decode_s=_best(lambda: decode_rle(rle).reshape(height, width, 4)[..., 3] > 127, repeats),
+    )
+
+
+def _best(call: Callable[[], object], repeats: int) -> float:
+    times = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--json", action="store_true", help="print JSON and no table")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each, the best counts")
+    options = parser.parse_args()
+    noise = np.random.default_rng(0)
+    rows = []
+    for width, height in SIZES:
+        clean = blobs(width, height)
+        speckled = clean ^ (noise.random(clean.shape) < SPECKLE)
+        rows += [measure("clean", clean, options.repeats), measure("speckled", speckled, options.repeats)]
+    if options.json:
+        print(json.dumps([row.as_json() for row in rows], indent=1))
+        return
+    print("| image | mask | bytes | encode | SDK | ratio | decode | SDK | ratio |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for row in rows:
+        print(
+            f"| {row.size} | {row.mask} | {row.bytes} "
+            f"| {row.encode_s * 1e3:.1f} ms | {row.sdk_encode_s * 1e3:.0f} ms | {row.encode_ratio:.0f}x "
+            f"| {row.decode_s * 1e3:.1f} ms | {row.sdk_decode_s * 1e3:.0f} ms | {row.decode_ratio:.0f}x |"
+        )
+
+
+if __name__ == "__main__":
+    main()

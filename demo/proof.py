@@ -1,0 +1,55 @@
+"""One real prompt through Label Studio's own endpoint, and the picture of what came back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from backend import brush_rle
+from demo.label_studio import LabelStudio
+
+PROMPT_CONTROL, ANSWER_CONTROL, IMAGE_CONTROL = "prompt", "answer", "image"
+
+
+@dataclass(frozen=True)
+class Proof:
+    """The model's sentence and the regions it proposed, as Label Studio delivered them."""
+
+    answer: str
+    regions: tuple[dict[str, Any], ...]
+
+
+def ask(label_studio: LabelStudio, backend: int, task: int, prompt: str) -> Proof:
+    """Enters `prompt` as the editor does. Raises DemoError when Label Studio reports a failed backend."""
+    typed = {
+        "id": "demo-prompt",
+        "from_name": PROMPT_CONTROL,
+        "to_name": IMAGE_CONTROL,
+        "type": "textarea",
+        "value": {"text": [prompt]},
+    }
+    results = label_studio.ask(backend, task, [typed])
+    answers = [result["value"]["text"] for result in results if result["from_name"] == ANSWER_CONTROL]
+    return Proof(
+        answer=" ".join(line for lines in answers for line in lines),
+        regions=tuple(result for result in results if result["type"] == "brushlabels"),
+    )
+
+
+def draw(proof: Proof, image: Path, path: Path) -> None:
+    """Writes `image` with the proof's masks, phrases, scores and answer to `path`."""
+    from pixellm_model import Target
+    from pixellm_model.overlay import draw_overlay
+
+    targets = []
+    for region in proof.regions:
+        mask = brush_rle.decode(region["value"]["rle"], region["original_height"], region["original_width"])
+        targets.append(Target(phrase(region), mask, region["score"], (0, 0, 0, 0)))
+    draw_overlay(Image.open(image), targets, proof.answer).save(path)
+
+
+def phrase(region: dict[str, Any]) -> str:
+    return " ".join(region["meta"]["text"])

@@ -1,0 +1,14 @@
+"""The images that the demo's project holds, and the one it asks about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).with_name("samples")
+PROVED = FOLDER / "cat.jpg"
+PROMPT = "the cat"
+
+
+def images() -> list[Path]:
+    """All sample images (see samples/LICENSES.md), the one of the proof first."""
+    return [PROVED, *sorted(path for path in FOLDER.glob("*.jpg") if path != PROVED)]

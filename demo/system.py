@@ -1,0 +1,55 @@
+"""What the system has to provide beside Python: a Chromium for the browser tests.
+
+`python -m demo.system` installs it where that needs no question asked, and says how where it does.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+
+from demo.console import DemoError, step
+from demo.environment import ROOT
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+HOW = "install Chromium (on Debian: apt-get install chromium) or name one by CHROMIUM=/path/to/chromium"
+
+
+def chromium() -> str | None:
+    """The browser's path: the one that `CHROMIUM` names or the first on the PATH."""
+    if named := os.environ.get("CHROMIUM"):
+        return shutil.which(named)
+    return next(filter(None, map(shutil.which, NAMES)), None)
+
+
+def install_chromium() -> None:
+    """Installs Debian's package, as root or with a sudo that asks nothing. Raises DemoError."""
+    apt = shutil.which("apt-get")
+    sudo = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
+    if apt is None or (sudo and shutil.which("sudo") is None):
+        raise DemoError(f"Chromium is missing; {HOW}.")
+    log = ROOT / "artifacts" / "chromium-install.log"
+    log.parent.mkdir(exist_ok=True)
+    with step("Chromium: installing it for the browser tests") as close_with, log.open("wb") as output:
+        for arguments in (["update"], ["install", "--yes", "--no-install-recommends", "chromium"]):
+            done = subprocess.run(
+                [*sudo, apt, "--quiet", *arguments],
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
+            )
+            if done.returncode:
+                raise DemoError(f"apt-get {arguments[0]} failed; {HOW}.", log)
+        close_with("Chromium: installed")
+
+
+if __name__ == "__main__":
+    if chromium() is None:
+        try:
+            install_chromium()
+        except DemoError as error:
+            # The tests that need a browser say so and skip; the others run.
+            print(f"demo: {error}")

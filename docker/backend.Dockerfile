@@ -1,0 +1,18 @@
+# The backend: Label Studio's side. No torch, no model.
+FROM python:3.11-slim AS build
+WORKDIR /source
+RUN python -m venv /venv
+COPY pyproject.toml constraints.txt README.md LICENSE ./
+COPY backend backend
+COPY label_config label_config
+COPY worker worker
+RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ".[backend]"
+
+FROM python:3.11-slim
+RUN useradd --system --uid 10001 --create-home pixellm
+COPY --from=build /venv /venv
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+USER pixellm
+WORKDIR /home/pixellm
+EXPOSE 9090
+CMD ["python", "-m", "backend"]
