@@ -34,7 +34,7 @@ clean: ## Remove caches, the demo's data and test artifacts
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the environments too
-	rm -rf .venv .venv-label-studio .venv*.log *.egg-info
+	rm -rf .venv .venv-label-studio .venv-label-studio-ml .venv*.log *.egg-info
 
 $(ENVIRONMENT): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "demo: Python 3.11 or newer is needed." >&2; exit 1; }

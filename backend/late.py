@@ -79,18 +79,25 @@ class LatePredictions:
 
     async def _run(self, pending: Sequence[Pending]) -> None:
         give_up = time.monotonic() + WAITING_TTL_S
-        await self._patiently(lambda: self._asking.submit([one.job for one in pending], WAIT_S), give_up)
-        for one in pending:
-            try:
-                result = await self._patiently(functools.partial(self._asking.ask, one.job, WAIT_S), give_up)
-                if one.key in self._followed:
-                    await self._send(one.task, await one.finish(result))
-            except Unanswered as error:
-                log.warning("task %d gets no prediction: %s", one.task, error)
-            except Exception:
-                log.exception("task %d gets no prediction", one.task)
-            finally:
-                self._followed.discard(one.key)
+        try:
+            # All at once, so that all workers have something to do while the first answer is awaited.
+            await self._patiently(lambda: self._asking.submit([one.job for one in pending], WAIT_S), give_up)
+            for one in pending:
+                await self._follow(one, give_up)
+        except (Unanswered, QueueUnavailable) as error:
+            log.warning("%d tasks get no prediction: %s", len(pending), error)
+        finally:
+            self._followed.difference_update(one.key for one in pending)
+
+    async def _follow(self, one: Pending, give_up: float) -> None:
+        try:
+            result = await self._patiently(functools.partial(self._asking.ask, one.job, WAIT_S), give_up)
+            if one.key in self._followed:
+                await self._send(one.task, await one.finish(result))
+        except Failed as error:
+            log.warning("task %d gets no prediction: %s", one.task, error)
+        finally:
+            self._followed.discard(one.key)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], give_up: float) -> T:
         while True:
@@ -108,8 +115,9 @@ class LatePredictions:
             try:
                 await asyncio.to_thread(self._create, task, prediction)
             except Exception as error:
-                reason = f"{type(error).__name__} {getattr(error, 'status_code', '')}".strip()
-                if retry_after_s is None:
+                status = getattr(error, "status_code", None)
+                reason = f"HTTP status {status}" if status else type(error).__name__
+                if retry_after_s is None or (status and status < 500):
                     log.error("Label Studio does not take the prediction for task %d: %s", task, reason)
                     return
                 log.warning("Label Studio does not take a prediction yet: %s", reason)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from backend.asking import Asking, Failed, Unanswered
 from backend.late import LatePredictions, Pending, Prediction
-from backend.regions import answer_item, build_results
+from backend.regions import answer_item, answer_text, build_results
 from backend.settings import BackendSettings
 from label_config import ConfigError, LabelConfig, read_config
 from worker.contract import MAX_PROMPT_CHARS, Priority, SegmentJob, SegmentResult, Turn
@@ -191,10 +191,9 @@ class Predictor:
 def prediction(result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0) -> Prediction:
     """A Label Studio prediction: regions, the model's sentence, the mean score of the regions shown."""
     regions = build_results(result, config, prompt, min_score)
-    said = " ".join([result.answer, *result.warnings])
-    scores = [target.score for target in result.targets if target.score >= min_score]
+    scores = [region["score"] for region in regions]
     return {
-        "result": regions + answer_item(config, said),
+        "result": regions + answer_item(config, answer_text(result, config, min_score)),
         "score": fmean(scores) if scores else 0.0,
         "model_version": result.model_version,
     }

@@ -59,7 +59,6 @@ def _run(arguments: argparse.Namespace) -> int:
         # A second Ctrl-C must not leave half of it running.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        print()
         stack.stop()
 
 

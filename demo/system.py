@@ -1,6 +1,6 @@
-"""What the system has to provide beside Python: a Chromium for the browser tests.
+"""What the tests need beside the project's own environment: a Chromium, and Label Studio.
 
-`python -m demo.system` installs it where that needs no question asked, and says how where it does.
+`python -m demo.system` prepares both. Chromium is installed where that needs no question asked.
 """
 
 from __future__ import annotations
@@ -8,9 +8,11 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 
 from demo.console import DemoError, step
 from demo.environment import ROOT
+from demo.label_studio import prepare
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 HOW = "install Chromium (on Debian: apt-get install chromium) or name one by CHROMIUM=/path/to/chromium"
@@ -46,10 +48,18 @@ def install_chromium() -> None:
         close_with("Chromium: installed")
 
 
-if __name__ == "__main__":
-    if chromium() is None:
-        try:
+def main() -> None:
+    try:
+        if chromium() is None:
             install_chromium()
-        except DemoError as error:
-            # The tests that need a browser say so and skip; the others run.
-            print(f"demo: {error}")
+    except DemoError as error:
+        # The tests that need a browser say so and skip; the others run.
+        print(f"demo: {error}")
+    try:
+        prepare()
+    except DemoError as error:
+        sys.exit(f"demo: {error}")
+
+
+if __name__ == "__main__":
+    main()

@@ -68,10 +68,8 @@ def _segment(args: argparse.Namespace) -> None:
         return
     print(result.answer)
     for number, target in enumerate(result.targets, 1):
-        share = target.mask.mean()
-        print(
-            f"  [{number}] {target.phrase}: score {target.score:.2f}, box {target.box}, {share:.1%} of the image"
-        )
+        where = f"box {target.box}, {target.mask.mean():.1%} of the image"
+        print(f"  [{number}] {target.phrase}: score {target.score:.2f}, {where}")
     for warning in result.warnings:
         print(f"  ! {warning}")
     print("  " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items()))
@@ -122,8 +120,9 @@ def _inspect(args: argparse.Namespace) -> None:
     from pixellm_model import checkpoint
 
     model, tokenizer = checkpoint.load(args.folder, args.vision_tower)
-    config = model.config
-    assert config.tower is not None
+    config, tower, book = model.config, model.config.tower, tokenizer.codebook
+    assert tower is not None
+    millions = sum(p.numel() for p in model.parameters()) / 1e6
     rows = {
         "name": config.name,
         "version": checkpoint.fingerprint(args.folder),
@@ -132,10 +131,10 @@ def _inspect(args: argparse.Namespace) -> None:
         else "self-contained",
         "language model": f"{config.llama.num_hidden_layers} layers x {config.llama.hidden_size}, "
         f"vocabulary {config.llama.vocab_size}",
-        "vision tower": f"{config.tower.model_type}, {config.tower.num_hidden_layers} layers x {config.tower.hidden_size}, "
+        "vision tower": f"{tower.model_type}, {tower.num_hidden_layers} layers x {tower.hidden_size}, "
         f"{config.image_size} px, hidden states {config.select_layers}",
-        "codebook": f"ids {tokenizer.codebook.ids[0]}..{tokenizer.codebook.ids[-1]}, {config.tokens_per_scale} a scale",
-        "parameters": f"{sum(p.numel() for p in model.parameters()) / 1e6:.1f} M, {str(model.dtype).removeprefix('torch.')}",
+        "codebook": f"ids {book.ids[0]}..{book.ids[-1]}, {book.tokens_per_scale} a scale",
+        "parameters": f"{millions:.1f} M, {str(model.dtype).removeprefix('torch.')}",
     }
     for key, value in rows.items():
         print(f"{key:15} {value}")

@@ -186,8 +186,8 @@ def _find_tower(folder: Path, raw: dict[str, Any], override: str | Path | None) 
         if (candidate / "config.json").exists():
             return candidate
     raise CheckpointError(
-        f"The vision tower {str(named)!r} is not a local folder. Download it and give its folder with --vision-tower "
-        "(published PixelLM weights use openai/clip-vit-large-patch14-336)."
+        f"The vision tower {str(named)!r} is not a local folder. Download it and give its folder with "
+        "--vision-tower (published PixelLM weights use openai/clip-vit-large-patch14-336)."
     )
 
 

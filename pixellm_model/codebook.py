@@ -25,8 +25,8 @@ class Codebook:
         first = self.ids[0] if self.ids else -1
         if first < 0 or list(self.ids) != list(range(first, first + len(self.ids))):
             raise CheckpointError(
-                f"The tokenizer maps [SEG0]..[SEG{max(len(self.ids) - 1, 0)}] to {list(self.ids)}; they must be "
-                "distinct and consecutive. Use the tokenizer files that belong to the checkpoint."
+                f"The tokenizer maps [SEG0]..[SEG{max(len(self.ids) - 1, 0)}] to {list(self.ids)}; they must "
+                "be distinct and consecutive. Use the tokenizer files that belong to the checkpoint."
             )
 
     @property

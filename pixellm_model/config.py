@@ -20,10 +20,10 @@ LLAVA_V1_SYSTEM = (
 )
 TOWER_CONFIGS = {"clip_vision_model": CLIPVisionConfig, "dinov2": Dinov2Config}
 LLAMA_FIELDS = (
-    "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads "
-    "hidden_act max_position_embeddings rms_norm_eps bos_token_id eos_token_id pad_token_id "
-    "tie_word_embeddings attention_bias mlp_bias head_dim"
-).split()
+    *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
+    *("bos_token_id", "eos_token_id", "pad_token_id", "tie_word_embeddings", "attention_bias", "mlp_bias"),
+)
 # The reference keeps these constants whatever its config says (specification, section 1.4).
 PUBLISHED_IMAGE_SIZE = 448
 PUBLISHED_LAYERS = (-2, -11)

@@ -15,7 +15,7 @@ def mask_bce(logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor) -> 
 def mask_dice(
     logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, eps: float = 1e-6
 ) -> torch.Tensor:
-    """Dice loss of (N, H, W) logits per mask: (N,). Sums are taken per thousand pixels, as in the reference."""
+    """Dice loss of (N, H, W) logits per mask: (N,). Sums are per thousand pixels, as in the reference."""
     p = logits.sigmoid() * valid
     t = masks * valid
     overlap = (p * t).sum((1, 2)) / 1000

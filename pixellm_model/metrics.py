@@ -28,7 +28,7 @@ class Scores:
     refused: int = 0
 
     def add(self, predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> float | None:
-        """Add one question's masks, each (H, W) bool; returns its mean IoU, None when it has no mask at all."""
+        """Add one question's masks, each (H, W) bool; returns its mean IoU, None when it has no mask."""
         self.questions += 1
         self.right_counts += len(predicted) == len(truth)
         if not truth:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 MAX_PHRASE = 80
 _ONLY_JOINS = re.compile(r"^[\s,.;:]*(?:and\b)?[\s,]*$", re.I)
 _LEAD = re.compile(
-    r"^[\s,.;:]*(?:(?:and|sure|okay|yes)\b[\s,]*)*(?:the segmentation (?:results?|masks?) (?:of|for|is|are)\b\s*)?",
+    r"^[\s,.;:]*(?:(?:and|sure|okay|yes)\b[\s,]*)*"
+    r"(?:the segmentation (?:results?|masks?) (?:of|for|is|are)\b\s*)?",
     re.I,
 )
 _VERB = re.compile(r"(?:\s*\b(?:is|are)\b|[\s:,])+$", re.I)
@@ -21,7 +22,8 @@ _ARTICLE = re.compile(r"^(?:the|a|an)\s+", re.I)
 _PRONOUN = re.compile(r"^(?:it|this|that|they|these|those|here)?$", re.I)
 _ASKED = re.compile(
     r"^(?:(?:please|can you|could you)\s+)*"
-    r"(?:(?:segment|mask|find|show|highlight|outline|select|mark|locate)\s+(?:me\s+)?|(?:where|what) (?:is|are)\s+)",
+    r"(?:(?:segment|mask|find|show|highlight|outline|select|mark|locate)\s+(?:me\s+)?"
+    r"|(?:where|what) (?:is|are)\s+)",
     re.I,
 )
 _ASKED_TAIL = re.compile(

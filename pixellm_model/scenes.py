@@ -42,9 +42,10 @@ class SceneRenderer:
     """Renders samples from a folder of cut-outs; the same seed gives the same sample.
 
     `split` is "train" or "held_out": other instances of the same names. `size` is the long side in pixels.
-    `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos;
-    without photos in the folder all are scenes. `names` limits what is shown and asked for. Decoded cut-outs are kept in memory (about 0.2 MB each).
-    Raises FileNotFoundError without `cutouts.jsonl`, ValueError without a cut-out of that split.
+    `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos; without
+    photos in the folder all are scenes. `names` limits what is shown and asked for. Decoded cut-outs are kept
+    in memory (about 0.2 MB each). Raises FileNotFoundError without `cutouts.jsonl`, ValueError without a
+    cut-out of that split.
     """
 
     def __init__(

@@ -86,7 +86,8 @@ class PromptTokenizer:
         missing = [name for name in (*names, IM_START, IM_END) if name not in special]
         if missing:
             raise CheckpointError(
-                f"The tokenizer in {folder} lacks {', '.join(missing)}; a PixelLM checkpoint adds them in added_tokens.json."
+                f"The tokenizer in {folder} lacks {', '.join(missing)}; "
+                "a PixelLM checkpoint adds them in added_tokens.json."
             )
         self.codebook = Codebook(tuple(int(special[name]) for name in names), tokens_per_scale)
         self.bos_id = int(special[_content(config.get("bos_token"), "<s>")])

@@ -11,12 +11,12 @@ from typing import Any
 
 import httpx
 import pytest
-from support.backend import ask, batch, masks, payload, prompted, running_backend, said
-from support.image_server import ImageServer, reply, running_server
-from support.workers import Workers, eventually
 
 from backend.asking import answered
 from backend.predict import newest_text
+from support.backend import ask, batch, masks, payload, prompted, running_backend, said
+from support.image_server import ImageServer, reply, running_server
+from support.workers import Workers, eventually
 from worker.queue import JobState
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -114,10 +114,7 @@ class TestPrompt:
     def test_what_is_wrong_is_said_in_the_answer_control(
         self, backend: httpx.Client, body: dict[str, Any], sentence: str
     ) -> None:
-        # The standard encoder writes a lone surrogate as an escape, as a browser does.
-        response = backend.post("/predict", content=json.dumps(body))
-        assert response.status_code == 200, response.text
-        (prediction,) = response.json()["results"]
+        (prediction,) = ask(backend, body)
         assert masks(prediction) == [] and sentence in said(prediction)
 
     @pytest.mark.parametrize(
@@ -234,6 +231,7 @@ class LabelStudio:
     def __init__(self, server: ImageServer, refusals: int = 0) -> None:
         self.url = server.url
         self.predictions: list[dict[str, Any]] = []
+        self.deleted: set[int] = set()
         self._refusals = refusals
         server.routes["/api/predictions/"] = self._take
 
@@ -244,11 +242,19 @@ class LabelStudio:
             self._refusals -= 1
             reply(b"{}", 503)(handler)
             return
+        if prediction["task"] in self.deleted:
+            reply(b"{}", 404)(handler)
+            return
         self.predictions.append(prediction)
         reply(json.dumps({"id": 1} | prediction).encode(), 201, Content_Type="application/json")(handler)
 
 
 class TestLatePredictions:
+    @pytest.fixture(autouse=True)
+    def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("backend.late.REST_S", 0.2)
+        monkeypatch.setattr("backend.late.RETRY_AFTER_S", (0.5, 0.5, 0.5))
+
     @pytest.fixture
     def label_studio(self) -> Iterator[LabelStudio]:
         with running_server() as server:
@@ -301,6 +307,21 @@ class TestLatePredictions:
             ) as client:
                 ask(client, batch("the circle", "the square"))
                 eventually(lambda: len(label_studio.predictions) == 2, "both arrive")
+
+    def test_label_studio_refuses_one_of_them(
+        self, redis_url: str, ready: Workers, label_studio: LabelStudio, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        label_studio.deleted = {1}
+        with running_backend(
+            redis_url,
+            batch_wait_s=0,
+            label_studio_url=label_studio.url,
+            label_studio_api_key="a-legacy-token",
+        ) as client:
+            ask(client, batch("the circle", "the square"))
+            eventually(lambda: bool(label_studio.predictions), "the other one arrives")
+        assert [prediction["task"] for prediction in label_studio.predictions] == [2]
+        assert "does not take the prediction for task 1: HTTP status 404" in caplog.text
 
 
 def text(value: object, control: str = "prompt") -> dict[str, Any]:

@@ -103,6 +103,25 @@ def test_a_killed_demo_takes_its_redis_along(tmp_path: Path) -> None:
     eventually(lambda: not accepts(port), "Redis stops listening")
 
 
+def test_services_stop_though_nobody_reads_any_more(tmp_path: Path) -> None:
+    stops = OWNER_OF_REDIS.replace("time.sleep(600)", "sys.stdin.read(); services.stop_all()")
+    owner = subprocess.Popen(
+        [sys.executable, "-c", stops, str(tmp_path)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert owner.stdout and owner.stderr
+    port = int(owner.stdout.readline())
+    eventually(lambda: accepts(port), "Redis listens")
+    owner.stdout.close()
+    _, complaints = owner.communicate(timeout=60)
+    assert not accepts(port)
+    assert "stop_all" not in complaints
+
+
 def test_a_service_that_ends_by_itself_is_reported_with_its_last_words(tmp_path: Path) -> None:
     services = Services(tmp_path)
     service = services.start("backend", [sys.executable, "-c", "exit('no such model')"], os.environ, tmp_path)
@@ -164,7 +183,7 @@ def test_every_sample_image_has_its_licence() -> None:
 
 @pytest.mark.isolated
 def test_the_demo_proves_itself_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
-    label_studio.installed()
+    label_studio.prepare()
     demo = run_demo("--port", "0", "--backend-port", "0", "--folder", str(tmp_path))
     watchdog = threading.Timer(START_TIMEOUT_S, demo.kill)
     watchdog.start()

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from support.label_studio import Editor, browser_page
 
-from backend import brush_rle
+from backend.brush_rle import decode
 from demo import samples, system
 from demo.environment import ROOT
 from demo.label_studio import LabelStudio
 from demo.stack import Ports, Stack
+from support.label_studio import Editor, browser_page
 from worker.contract import MAX_PROMPT_CHARS
 
 pytestmark = pytest.mark.browser
@@ -93,7 +93,7 @@ def test_a_prompt_becomes_masks_that_are_accepted_and_submitted(project: Project
         kept = submitted[region["id"]]
         assert kept["value"]["brushlabels"] == region["value"]["brushlabels"]
         assert (kept["original_width"], kept["original_height"]) == (width, height)
-        mask = brush_rle.decode(kept["value"]["rle"], height, width)
+        mask = decode(kept["value"]["rle"], height, width)
         assert mask.shape == (height, width) and 0 < mask.mean() < 1
         assert 0 < kept["score"] <= 1
         assert kept["meta"]["text"] == region["meta"]["text"]

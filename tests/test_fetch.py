@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from support.image_server import ImageServer, Respond, redirect, reply, running_server
 
+from support.image_server import ImageServer, Respond, redirect, reply, running_server
 from worker import addresses
 from worker.fetch import ImageFetcher
 from worker.images import ImageError

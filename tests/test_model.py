@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
@@ -225,7 +226,7 @@ def test_runs_are_found_and_every_codebook_token_is_accounted_for(pieces: list[l
     ids = [token for piece in pieces for token in piece]
     runs, loose = BOOK.find_runs(ids)
     assert all(tuple(ids[start : start + 6]) == BOOK.ids for start in runs)
-    assert all(later - earlier >= 6 for earlier, later in zip(runs, runs[1:], strict=False))
+    assert all(later - earlier >= 6 for earlier, later in itertools.pairwise(runs))
     assert 6 * len(runs) + loose == sum(10 <= token <= 15 for token in ids)
     assert len(runs) >= sum(piece == [*BOOK.ids] for piece in pieces)
 

@@ -12,8 +12,8 @@ from typing import cast
 import pytest
 import redis
 from rq import Queue
-from support.workers import ROOT, Workers, data_url, eventually, question
 
+from support.workers import ROOT, Workers, data_url, eventually, question
 from worker.contract import SegmentJob, Turn
 from worker.masks import from_rle
 from worker.queue import QUEUE_NAMES, QueueUnavailable, SegmentQueue

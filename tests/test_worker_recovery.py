@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis
+
 from support.redis_server import running_redis
 from support.workers import Workers, eventually, question
 

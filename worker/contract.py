@@ -59,7 +59,7 @@ class CocoRLE(_Message):
 
 
 class TargetResult(_Message):
-    """One target: `phrase` named it, `score` is in 0..1, `box` is x0, y0, x1, y1 in pixels (exclusive end)."""
+    """One target: `phrase` named it, `score` is in 0..1, `box` is x0, y0, x1, y1 in pixels, end exclusive."""
 
     phrase: str
     score: float

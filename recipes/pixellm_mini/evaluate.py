@@ -1,8 +1,10 @@
 """Measure a checkpoint on held-out rendered scenes and photos, by free generation.
 
-    python -m recipes.pixellm_mini.evaluate --model DIR --cutouts DIR --samples 60 --out DIR
+    python -m recipes.pixellm_mini.evaluate --model DIR --cutouts DIR --samples 60 --coco DIR --out DIR
 
-Prints one line a kind and writes `report.json` and a contact sheet of predictions.
+Prints one line a kind and writes `report.json` and a contact sheet of predictions. `--coco` names a folder
+with `instances.json` and `images/`: real photos with true masks, of which the mini has seen none; each
+category present is asked for, and as many that are absent. Its masks of one category are compared as one.
 """
 
 from __future__ import annotations
@@ -14,34 +16,74 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pycocotools.coco import COCO
 
 from pixellm_model import Segmenter
 from pixellm_model.metrics import Scores
 from pixellm_model.overlay import draw_overlay
+from pixellm_model.prompt import SEG
+from pixellm_model.samples import Question, Sample
 from pixellm_model.scenes import SceneRenderer
 from recipes.pixellm_mini.train import chosen_names
 
 SHEET_COLUMNS = 4
+# COCO's words for what the mini's names call otherwise.
+COCO_WORDS = {"mouse": "computer mouse", "dining table": "table", "sports ball": "ball"}
+
+
+def coco_samples(folder: Path, names: list[str]) -> list[Sample]:
+    """Real photos with questions about the known categories they show, and about some they do not."""
+    coco = COCO(str(folder / "instances.json"))
+    categories = {c["id"]: COCO_WORDS.get(c["name"], c["name"]) for c in coco.loadCats(coco.getCatIds())}
+    known = sorted(set(names) & set(categories.values()))
+    samples = []
+    for image_id in sorted(coco.getImgIds()):
+        info = coco.loadImgs(image_id)[0]
+        pixels = np.array(Image.open(folder / "images" / info["file_name"]).convert("RGB"))
+        present: dict[str, np.ndarray] = {}
+        for annotation in coco.loadAnns(coco.getAnnIds(image_id)):
+            name, mask = categories[annotation["category_id"]], coco.annToMask(annotation).astype(bool)
+            present[name] = present.get(name, np.zeros_like(mask)) | mask
+        asked = [name for name in present if name in known]
+        absent = [name for name in known if name not in present]
+        chosen = np.random.default_rng(image_id).permutation(absent)[: len(asked)]
+        questions = [
+            Question(f"Segment the {name} in this image.", f"{name} is {SEG}.", (present[name],), (name,))
+            for name in asked
+        ] + [
+            Question(f"Segment the {name} in this image.", f"There is no {name} in this image.", (), ())
+            for name in chosen
+        ]
+        if questions:
+            samples.append(Sample(pixels, tuple(questions)))
+    return samples
 
 
 def evaluate(
-    model: Path | None, cutouts: Path, samples: int, size: int, out: Path
+    model: Path | None, cutouts: Path, count: int, size: int, coco: Path | None, out: Path
 ) -> dict[str, dict[str, float]]:
     segmenter = Segmenter.from_pretrained(model)
     renderer = SceneRenderer(cutouts, "held_out", size, names=chosen_names())
-    kinds = {"scene": renderer.render_scene, "photo": renderer.render_photo}
+    kinds: dict[str, list[Sample]] = {
+        "scene": [renderer.render_scene(seed) for seed in range(count)],
+        "photo": [renderer.render_photo(seed) for seed in range(count)],
+    }
+    if coco:
+        kinds["coco"] = coco_samples(coco, chosen_names())
     report: dict[str, dict[str, float]] = {}
     out.mkdir(parents=True, exist_ok=True)
-    for kind, render in kinds.items():
+    for kind, samples in kinds.items():
         scores, seconds, tiles = Scores(), 0.0, []
-        for seed in range(samples):
-            sample = render(seed)
+        for sample in samples:
             image = Image.fromarray(sample.image)
             for question in sample.questions:
                 began = time.perf_counter()
                 result = segmenter.segment(image, question.text, max_new_tokens=128)
                 seconds += time.perf_counter() - began
-                scores.add([t.mask for t in result.targets], question.masks)
+                masks = [target.mask for target in result.targets]
+                if kind == "coco" and masks:
+                    masks = [np.logical_or.reduce(masks)]
+                scores.add(masks, question.masks)
             tiles.append(draw_overlay(image, result.targets, f"{question.text} -> {result.answer}"))
         report[kind] = {**scores.as_dict(), "seconds_a_prompt": round(seconds / scores.questions, 3)}
         print(kind, json.dumps(report[kind]), flush=True)
@@ -67,6 +109,7 @@ if __name__ == "__main__":
     parser.add_argument("--cutouts", type=Path, required=True)
     parser.add_argument("--samples", type=int, default=60)
     parser.add_argument("--size", type=int, default=448)
+    parser.add_argument("--coco", type=Path)
     parser.add_argument("--out", type=Path, default=Path("artifacts/evaluation"))
     args = parser.parse_args()
-    evaluate(args.model, args.cutouts, args.samples, args.size, args.out)
+    evaluate(args.model, args.cutouts, args.samples, args.size, args.coco, args.out)

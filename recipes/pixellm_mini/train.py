@@ -35,7 +35,9 @@ class Scenes(IterableDataset[Sample]):
         self.cutouts, self.size, self.start = cutouts, size, start
 
     def __iter__(self) -> Iterator[Sample]:
-        renderer = SceneRenderer(self.cutouts, "train", self.size, names=chosen_names())
+        renderer = SceneRenderer(
+            self.cutouts, "train", self.size, scene=0.7, photo=0.15, mosaic=0.15, names=chosen_names()
+        )
         seed = self.start
         while True:
             yield renderer.render(seed)

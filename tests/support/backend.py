@@ -14,10 +14,10 @@ from typing import Any
 
 import httpx
 import uvicorn
-from support.workers import data_url
 
 from backend.app import create_app
 from backend.settings import BackendSettings
+from support.workers import data_url
 
 PAYLOADS = Path(__file__).parents[1] / "data" / "payloads"
 CONFIG = json.loads((PAYLOADS / "prompt.json").read_text())["label_config"]
@@ -61,7 +61,7 @@ def prompted(prompt: str, **task: Any) -> dict[str, Any]:
 
 def batch(*prompts: str) -> dict[str, Any]:
     """The recorded batch request with one task for each of `prompts`."""
-    body = payload("batch")
+    body = payload("batch") | {"label_config": CONFIG}
     model = body["tasks"][0]
     body["tasks"] = [
         copy.deepcopy(model) | {"id": number, "data": {"image": data_url(), "prompt": prompt}}
@@ -71,7 +71,8 @@ def batch(*prompts: str) -> dict[str, Any]:
 
 
 def ask(client: httpx.Client, body: dict[str, Any]) -> list[Any]:
-    response = client.post("/predict", json=body)
+    # The standard encoder writes a lone surrogate as an escape, as a browser does.
+    response = client.post("/predict", content=json.dumps(body))
     assert response.status_code == 200, response.text
     results: list[Any] = response.json()["results"]
     return results

@@ -1,0 +1,7 @@
+"""All tables, one after the other: `python -m benchmarks`."""
+
+from benchmarks import brush_rle, prompt, queue
+
+for benchmark in (brush_rle, queue, prompt):
+    print(f"\n{(benchmark.__doc__ or '').splitlines()[0]}")
+    benchmark.main()

