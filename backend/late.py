@@ -49,6 +49,7 @@ class LatePredictions:
         self._api_key = settings.label_studio_api_key
         self._asking = asking
         self._followed: set[tuple[int, str, str]] = set()
+        self._sending: set[tuple[int, str, str]] = set()
         self._runs: set[asyncio.Task[None]] = set()
 
     def follow(self, pending: Sequence[Pending]) -> None:
@@ -68,9 +69,11 @@ class LatePredictions:
         self._runs.add(run)
         run.add_done_callback(self._runs.discard)
 
-    def settle(self, pending: Pending) -> None:
-        """Label Studio has got this answer in a response, so it is not sent once more."""
+    def settle(self, pending: Pending) -> bool:
+        """Whether the answer may go into a response, and then it is not sent once more. While it is being
+        sent it may not: Label Studio asks twice for an opened task and would store it twice."""
         self._followed.discard(pending.key)
+        return pending.key not in self._sending
 
     async def aclose(self) -> None:
         for run in self._runs:
@@ -93,11 +96,13 @@ class LatePredictions:
         try:
             result = await self._patiently(functools.partial(self._asking.ask, one.job, WAIT_S), give_up)
             if one.key in self._followed:
+                self._sending.add(one.key)
                 await self._send(one.task, await one.finish(result))
         except Failed as error:
             log.warning("task %d gets no prediction: %s", one.task, error)
         finally:
             self._followed.discard(one.key)
+            self._sending.discard(one.key)
 
     async def _patiently(self, ask: Callable[[], Awaitable[T]], give_up: float) -> T:
         while True:

@@ -2,8 +2,9 @@
 
 An interactive request carries a context (Label Studio sends `context.result`, empty after a submit); its
 answer is waited for. A request without context is a batch. Label Studio also sends one while somebody opens
-a task, and the page waits for the answer; with a single task the two look the same, so that a single task is
-never waited for: it gets what is known, and the rest is sent on later.
+a task, and the page waits for the answer; with a single task the two look the same. So a single task is never
+waited for: it gets what is known, and the rest is sent on later. Where people type prompts, a single task
+without a prompt of its own asks for nothing at all: the masks would be in the way of those who open it.
 """
 
 from __future__ import annotations
@@ -136,7 +137,10 @@ class Predictor:
         wait_s = 0.0 if len(tasks) == 1 else self._settings.batch_wait_s
         deadline = time.monotonic() + wait_s
         jobs: dict[int, SegmentJob] = {}
+        opened = len(tasks) == 1 and config.prompt is not None
         for place, task in enumerate(tasks):
+            if opened and not _own_prompt(task, config):
+                continue
             try:
                 jobs[place] = _job(task, _task_prompt(task, config), config, project, "batch")
             except BadTask as error:
@@ -160,8 +164,8 @@ class Predictor:
             except Unanswered:
                 unfinished.append(pending)
             else:
-                self._late.settle(pending)
-                answers[place] = await pending.finish(result)
+                if self._late.settle(pending):
+                    answers[place] = await pending.finish(result)
         self._late.follow(unfinished)
         return answers
 
@@ -237,12 +241,16 @@ def _job(task: Task, prompt: str, config: LabelConfig, project: str | None, prio
 
 def _task_prompt(task: Task, config: LabelConfig) -> str:
     """The task's own prompt, else one that asks for every label."""
-    own = task.data.get(config.task_prompt_key)
-    if isinstance(own, str) and own.strip():
-        return own.strip()
+    if own := _own_prompt(task, config):
+        return own
     *most, last = [f"the {label.value.lower()}" for label in config.labels]
     labels = f"{', '.join(most)} and {last}" if most else last
     return f"Segment {labels} in this image."
+
+
+def _own_prompt(task: Task, config: LabelConfig) -> str:
+    own = task.data.get(config.task_prompt_key)
+    return own.strip() if isinstance(own, str) else ""
 
 
 def _earlier(task: Task) -> list[tuple[str, str]]:

@@ -48,12 +48,15 @@ def _run(arguments: argparse.Namespace) -> int:
     stack = Stack(arguments.folder.resolve(), Ports(arguments.port, arguments.backend_port), arguments.model)
     try:
         stack.start()
-        proved = _prove(stack, arguments.image, arguments.prompt)
+        proved = _prove(stack, arguments.image.resolve(), arguments.prompt)
         if arguments.once:
             return 0 if proved else 1
         print("  Type a prompt above the image, press Enter, accept the masks, Submit.")
         print("  Ctrl-C stops everything.", flush=True)
-        ended = stack.services.watch()
+        try:
+            ended = stack.services.watch()
+        except KeyboardInterrupt:
+            return 0
         raise DemoError(f"{ended.name} ended by itself: {ended.last_words()}", ended.log)
     finally:
         # A second Ctrl-C must not leave half of it running.

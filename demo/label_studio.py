@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -100,7 +101,7 @@ class LabelStudio:
         created = self._call("POST", "/api/projects/", json={"title": title, "label_config": label_config})
         project = int(created["id"])
         # Of several files under one field name Label Studio takes the last.
-        files = {image.name: (image.name, image.read_bytes(), "image/jpeg") for image in images}
+        files = {str(image): (_upload_name(image), image.read_bytes()) for image in images}
         self._call("POST", f"/api/projects/{project}/import", files=files)
         return project
 
@@ -109,7 +110,9 @@ class LabelStudio:
         listed = self._call("GET", "/api/tasks/", params={"project": project, "page_size": 100})
         # Label Studio puts a prefix before the name of an uploaded file.
         return next(
-            int(task["id"]) for task in listed["tasks"] if task["data"]["image"].endswith(f"-{image.name}")
+            int(task["id"])
+            for task in listed["tasks"]
+            if task["data"]["image"].endswith(f"-{_upload_name(image)}")
         )
 
     def attach(self, project: int, backend_url: str) -> int:
@@ -152,6 +155,11 @@ class LabelStudio:
                 f"Label Studio refused {method} {path} ({response.status_code}): {response.text[:300]}"
             )
         return response.json()
+
+
+def _upload_name(image: Path) -> str:
+    """A name that Label Studio keeps as it is, but for the prefix it puts before it."""
+    return re.sub(r"[^A-Za-z0-9_.]", "_", image.name)
 
 
 def _environment(data: Path, **settings: str) -> dict[str, str]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-FOLDER = Path(__file__).with_name("samples")
-PROVED = FOLDER / "cat.jpg"
-PROMPT = "the cat"
+from demo.environment import ROOT
+
+FOLDER = ROOT / "demo" / "samples"
+PROVED = FOLDER / "scene_table.jpg"
+PROMPT = "the cup and the book"
 
 
 def images() -> list[Path]:

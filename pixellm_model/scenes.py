@@ -19,7 +19,7 @@ from PIL import Image, ImageFilter
 
 from .nouns import Nouns
 from .questions import Questioner, Thing
-from .samples import Sample
+from .samples import Question, Sample
 
 MIN_VISIBLE = 0.35  # of a thing's own area
 MIN_AREA = 0.004  # of the image
@@ -38,14 +38,25 @@ class Photo:
     name: str
 
 
+@dataclass(frozen=True)
+class Picture:
+    """An image (H, W, 3) uint8 and the things in it. `complete` says that these are all there is to see,
+    `backdrop` what else the background may show."""
+
+    image: np.ndarray
+    things: list[Thing]
+    complete: bool
+    backdrop: frozenset[str]
+
+
 class SceneRenderer:
     """Renders samples from a folder of cut-outs; the same seed gives the same sample.
 
     `split` is "train" or "held_out": other instances of the same names. `size` is the long side in pixels.
-    `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos; without
-    photos in the folder all are scenes. `names` limits what is shown and asked for. Decoded cut-outs are kept
-    in memory (about 0.2 MB each). Raises FileNotFoundError without `cutouts.jsonl`, ValueError without a
-    cut-out of that split.
+    `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos;
+    without photos in the folder all are scenes. `names` limits what is shown and asked for. Decoded
+    cut-outs are kept in memory (about 0.2 MB each). Raises FileNotFoundError without `cutouts.jsonl`,
+    ValueError without a cut-out of that split.
     """
 
     def __init__(
@@ -88,8 +99,17 @@ class SceneRenderer:
 
     def render(self, seed: int) -> Sample:
         """One sample of a kind drawn by the shares, with three to five questions."""
-        kinds = (self.render_scene, self.render_photo, self.render_mosaic)
-        return kinds[int(np.random.default_rng([seed, 0]).choice(3, p=self.shares))](seed)
+        return self._until_asked(seed, self._kind(seed))
+
+    def picture(self, seed: int) -> Picture:
+        """An image of such a kind with the things in it, without questions."""
+        make = self._kind(seed)
+        made = (make(np.random.default_rng([seed, attempt])) for attempt in count(1))
+        return next(picture for picture in made if picture is not None)
+
+    def _kind(self, seed: int) -> Callable[[np.random.Generator], Picture | None]:
+        kinds = (self._scene, self._photo, self._mosaic)
+        return kinds[int(np.random.default_rng([seed, 0]).choice(3, p=self.shares))]
 
     def render_scene(self, seed: int) -> Sample:
         """One to six cut-outs on a photo or a painted background."""
@@ -97,20 +117,21 @@ class SceneRenderer:
 
     def render_photo(self, seed: int) -> Sample:
         """One photo with the mask of the thing it shows."""
-        return self._until_asked(seed, self._photo_sample)
+        return self._until_asked(seed, self._photo)
 
     def render_mosaic(self, seed: int) -> Sample:
         """Two to four photos in a grid."""
         return self._until_asked(seed, self._mosaic)
 
-    def _until_asked(self, seed: int, make: Callable[[np.random.Generator], Sample | None]) -> Sample:
+    def _until_asked(self, seed: int, make: Callable[[np.random.Generator], Picture | None]) -> Sample:
         for attempt in count(1):
-            sample = make(np.random.default_rng([seed, attempt]))
-            if sample is not None and sample.questions:
-                return sample
+            rng = np.random.default_rng([seed, attempt])
+            picture = make(rng)
+            if picture is not None and (questions := self._ask(picture, rng)):
+                return Sample(picture.image, questions)
         raise AssertionError("count() does not end")
 
-    def _scene(self, rng: np.random.Generator) -> Sample | None:
+    def _scene(self, rng: np.random.Generator) -> Picture | None:
         image, behind, complete, backdrop = self._background(rng)
         scene = Canvas(image, behind)
         wanted = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.24, 0.24, 0.18, 0.12, 0.08]))
@@ -118,9 +139,7 @@ class SceneRenderer:
             largest = 0.6 if wanted <= 2 else 0.5 if wanted <= 4 else 0.38
             scene.paste(_varied(self._pixels(cutout.file), self.size, largest, rng), cutout.name, rng)
         things = scene.things()
-        return (
-            self._asked(_photographed(scene.image, rng), things, rng, complete, backdrop) if things else None
-        )
+        return Picture(_photographed(scene.image, rng), things, complete, backdrop) if things else None
 
     def _cast(self, wanted: int, rng: np.random.Generator) -> list[Cutout]:
         """Cut-outs for a scene: often one name several times, often some of one category."""
@@ -185,7 +204,7 @@ class SceneRenderer:
         enough = visible.mean() >= max(MIN_AREA, kept * float(np.asarray(mask).mean()) / 255)
         return pixels, Thing(name, visible) if enough else None
 
-    def _photo_sample(self, rng: np.random.Generator) -> Sample | None:
+    def _photo(self, rng: np.random.Generator) -> Picture | None:
         photo = self._any_photo(rng)
         image, mask = Image.open(photo.file).convert("RGB"), Image.open(photo.mask).convert("L")
         scale = self.size / max(image.size)
@@ -195,9 +214,9 @@ class SceneRenderer:
         if thing is None:
             return None
         seen = _photographed(_toned(pixels.astype(np.float32), rng, 0.12), rng)
-        return self._asked(seen, [thing], rng, False, self.nouns.backdrop)
+        return Picture(seen, [thing], False, self.nouns.backdrop)
 
-    def _mosaic(self, rng: np.random.Generator) -> Sample | None:
+    def _mosaic(self, rng: np.random.Generator) -> Picture | None:
         rows, columns = ((1, 2), (2, 1), (2, 2), (2, 2))[int(rng.integers(4))]
         tile = self.size // max(rows, columns)
         image = np.empty((rows * tile, columns * tile, 3), np.uint8)
@@ -211,19 +230,12 @@ class SceneRenderer:
                 mask[top : top + tile, left : left + tile] = thing.mask
                 things.append(Thing(thing.name, mask))
         image = _photographed(image.astype(np.float32), rng)
-        return self._asked(image, things, rng, False, self.nouns.backdrop) if things else None
+        return Picture(image, things, False, self.nouns.backdrop) if things else None
 
-    def _asked(
-        self,
-        image: np.ndarray,
-        things: list[Thing],
-        rng: np.random.Generator,
-        complete: bool,
-        backdrop: frozenset[str],
-    ) -> Sample:
+    def _ask(self, picture: Picture, rng: np.random.Generator) -> tuple[Question, ...]:
         askable = [str(name) for name in rng.choice(self.names, size=48, p=self.name_weights)]
-        questioner = Questioner(self.nouns, askable, things, rng, complete, backdrop)
-        return Sample(image, questioner.ask(int(rng.integers(3, 6))))
+        questioner = Questioner(self.nouns, askable, picture.things, rng, picture.complete, picture.backdrop)
+        return questioner.ask(int(rng.integers(3, 6)))
 
 
 class Canvas:
@@ -286,7 +298,8 @@ class Canvas:
 
     def _shade(self, place: tuple[slice, ...], opacity: np.ndarray, rng: np.random.Generator) -> None:
         """A soft shadow beside the thing to be pasted."""
-        drop = np.roll(opacity, (int(rng.integers(2, 8)), int(rng.integers(-6, 7))), axis=(0, 1))
+        shift = (int(rng.integers(2, 8)), int(rng.integers(-6, 7)))
+        drop = np.roll(np.pad(opacity, 8), shift, axis=(0, 1))[8:-8, 8:-8]  # the rim keeps it from wrapping
         soft = Image.fromarray((drop * 255).astype(np.uint8)).filter(
             ImageFilter.BoxBlur(float(rng.uniform(2, 6)))
         )

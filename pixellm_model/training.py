@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from pixellm_model.config import PixelLMConfig
 from pixellm_model.losses import mask_bce, mask_dice
-from pixellm_model.model import IMAGE_ID, PixelLM
+from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.preprocess import ProcessedImage, process_image
 from pixellm_model.prompt import build_prompt, training_text
 from pixellm_model.samples import Sample
@@ -77,11 +78,11 @@ def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets
         branches.append((whole[cut:], len(asked) - cut))
         masks += question.masks
     side = 4 * config.grid
-    small = [_shrink_mask(mask, image.resized, config.image_size, side) for mask in masks]
+    small = [shrink_mask(mask, image.resized, config.image_size, side) for mask in masks]
     return PackedImage(image, prefix, branches, torch.stack(small) if small else torch.zeros(0, side, side))
 
 
-def _shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
+def shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
     """An (H, W) mask in the padded square, averaged down to (side, side)."""
     h, w = resized
     scaled = F.interpolate(
@@ -97,10 +98,22 @@ class Losses:
     parts: dict[str, float] = field(default_factory=dict)
 
 
-def forward_losses(
-    model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: Recipe
-) -> Losses:
-    """Token cross-entropy on the answers plus BCE and dice on the masks."""
+@dataclass
+class Answers:
+    """Teacher-forced answers of a batch: what predicts each answer token, (n, D), and the tokens, (n,)."""
+
+    hidden: torch.Tensor
+    tokens: torch.Tensor
+    image: ImageFeatures
+
+    def target_states(self, tokenizer: PromptTokenizer) -> torch.Tensor:
+        """The states that predict codebook tokens, in order: (6 N, D)."""
+        first, last = tokenizer.codebook.ids[0], tokenizer.codebook.ids[-1]
+        return self.hidden[(self.tokens >= first) & (self.tokens <= last)]
+
+
+def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
+    """Run packed samples through tower and language model."""
     device = model.device
     image = model.encode_image([packed.image for packed in batch])
     sequences, positions, segments, valid, labels = [], [], [], [], []
@@ -135,19 +148,31 @@ def forward_losses(
         position_ids=pad(positions, batch_first=True).to(device),
         use_cache=False,
     ).last_hidden_state  # (B, T, D)
-    target_ids = pad(labels, batch_first=True, padding_value=IGNORE).to(device)[:, 1:]
-    predicting, wanted = hidden[:, :-1], target_ids
+    wanted = pad(labels, batch_first=True, padding_value=IGNORE).to(device)[:, 1:]
     asked = wanted != IGNORE
-    ce = F.cross_entropy(model.lm_head(predicting[asked]).float(), wanted[asked])
-    in_codebook = (wanted >= tokenizer.codebook.ids[0]) & (wanted <= tokenizer.codebook.ids[-1])
+    return Answers(hidden[:, :-1][asked], wanted[asked], image)
+
+
+def forward_losses(
+    model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: Recipe
+) -> Losses:
+    """Token cross-entropy on the answers plus BCE and dice on the masks."""
+    answers = answer_states(model, batch)
+    ce = F.cross_entropy(model.lm_head(answers.hidden).float(), answers.tokens)
     parts = {"ce": ce.item()}
-    if not in_codebook.any():
+    states = answers.target_states(tokenizer)
+    if not len(states):
         return Losses(ce, parts)
-    targets = tokenizer.codebook.fuse(model.target_embeddings(predicting[in_codebook]))  # (N, 2, dim)
-    owner = torch.cat([torch.full((len(p.masks),), row) for row, p in enumerate(batch)]).to(device)
+    targets = tokenizer.codebook.fuse(model.target_embeddings(states))  # (N, 2, dim)
+    image = answers.image
+    owner = torch.cat([torch.full((len(p.masks),), row) for row, p in enumerate(batch)]).to(model.device)
     logits, _ = model.decode_targets(targets, image.maps, owner)
-    masks = torch.cat([packed.masks for packed in batch]).to(device)
-    inside = torch.stack([_inside(packed, model) for packed in batch]).to(device)[owner].float()
+    masks = torch.cat([packed.masks for packed in batch]).to(model.device)
+    inside = (
+        torch.stack([decoder_cells(packed.image.resized, model.config) for packed in batch])
+        .to(model.device)[owner]
+        .float()
+    )
     bce, dice = (
         mask_bce(logits.float(), masks, inside).mean(),
         mask_dice(logits.float(), masks, inside).mean(),
@@ -177,11 +202,11 @@ def _alignment(
     return (mask_bce(flat, coarse, where) + mask_dice(flat, coarse, where)).mean()
 
 
-def _inside(packed: PackedImage, model: PixelLM) -> torch.Tensor:
+def decoder_cells(resized: tuple[int, int], config: PixelLMConfig) -> torch.Tensor:
     """(4g, 4g) bool: decoder cells whose top left pixel lies inside the image, not in the padding."""
-    side, size = 4 * model.config.grid, model.config.image_size
-    starts = torch.arange(side) * size / side
-    return (starts[:, None] < packed.image.resized[0]) & (starts[None, :] < packed.image.resized[1])
+    side = 4 * config.grid
+    starts = torch.arange(side) * config.image_size / side
+    return (starts[:, None] < resized[0]) & (starts[None, :] < resized[1])
 
 
 def _branch_mask(segments: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

@@ -38,11 +38,13 @@ class VisionTower(nn.Module):
             # Built at the resized grid: the table is resized once, when a published tower is loaded.
             clip = CLIPVisionModel(_copy(config, image_size=image_size))
             self.embeddings, self.pre_layernorm = clip.embeddings, clip.pre_layrnorm
-            self.layers = clip.encoder.layers[:needed]
+            self.layers, self.normalise = clip.encoder.layers[:needed], False
         else:
             dino = Dinov2Model(_copy(config))
             self.embeddings, self.pre_layernorm = dino.embeddings, nn.Identity()
-            self.layers = dino.encoder.layer[:needed]
+            # DINOv2's own backbone normalises the states it gives out: they grow tenfold with depth. The
+            # reference takes CLIP's as they are.
+            self.layers, self.normalise = dino.encoder.layer[:needed], True
 
     def forward(self, pixel_values: torch.Tensor, patch_mask: torch.Tensor) -> list[torch.Tensor]:
         """(B, 3, S, S) pixels and (B, grid, grid) bool mask -> per selected layer (B, grid*grid, C).
@@ -57,7 +59,8 @@ class VisionTower(nn.Module):
         for layer in self.layers:
             hidden = layer(hidden, bias[:, None, None, :])
             states.append(hidden)
-        return [states[layer][:, 1:] for layer in self.select_layers]
+        chosen = [states[layer][:, 1:] for layer in self.select_layers]
+        return [F.layer_norm(state, state.shape[-1:]) for state in chosen] if self.normalise else chosen
 
 
 def _copy(config: CLIPVisionConfig | Dinov2Config, **changes: int) -> CLIPVisionConfig | Dinov2Config:

@@ -264,6 +264,7 @@ class TestLatePredictions:
         self, redis_url: str, workers: Workers, label_studio: LabelStudio
     ) -> None:
         opened = payload("task_open")
+        opened["tasks"][0]["data"]["prompt"] = "the circle and the square"
         with running_backend(
             redis_url, label_studio_url=label_studio.url, label_studio_api_key="a-legacy-token"
         ) as client:
@@ -276,13 +277,24 @@ class TestLatePredictions:
             eventually(lambda: bool(label_studio.predictions), "the prediction arrives")
             (sent,) = label_studio.predictions
             assert sent["task"] == 5 and sent["model_version"] == "stand-in-1" and sent["score"] == 0.75
-            assert said(sent).startswith("Segment the circle, the square and the triangle in this image.")
+            assert said(sent).startswith("the circle and the square")
             # Known by now, so that it comes at once.
             (known,) = ask(client, opened)
             assert said(known) == said(sent)
             assert masks(known)[0]["value"] == masks(sent)[0]["value"]
             time.sleep(0.5)
             assert len(label_studio.predictions) == 1
+
+    def test_opening_a_task_where_people_type_prompts_asks_for_nothing(
+        self, redis_url: str, ready: Workers, label_studio: LabelStudio
+    ) -> None:
+        with running_backend(
+            redis_url, label_studio_url=label_studio.url, label_studio_api_key="a-legacy-token"
+        ) as client:
+            assert ask(client, payload("task_open")) == [[]]
+            time.sleep(1)
+            assert ask(client, payload("task_open")) == [[]]
+        assert label_studio.predictions == []
 
     def test_the_rest_of_a_batch(self, redis_url: str, ready: Workers, label_studio: LabelStudio) -> None:
         with running_backend(

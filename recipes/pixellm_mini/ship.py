@@ -1,0 +1,36 @@
+"""Turn a training state into the folder that ships: self-contained, matrices in 8 bits.
+
+python -m recipes.pixellm_mini.ship --base DIR --state training.pt --out pixellm_model/mini
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from pixellm_model import checkpoint
+
+
+def ship(base: Path, state: Path, out: Path, image_size: int | None) -> None:
+    model, tokenizer = checkpoint.load(base, dtype=torch.float32)
+    saved = torch.load(state, map_location="cpu", weights_only=True)
+    model.load_state_dict(saved["model"], strict=False)
+    if image_size:  # nothing in the weights depends on it
+        model.config = replace(model.config, image_size=image_size)
+    checkpoint.save(model, tokenizer, out, int8=True)
+    size = sum(path.stat().st_size for path in out.iterdir())
+    print(f"{out}: {size / 1e6:.1f} MB after {saved.get('step', 0)} steps")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("--base", "--state", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--image-size", type=int, help="other than the base's")
+    args = parser.parse_args()
+    ship(args.base, args.state, args.out, args.image_size)
