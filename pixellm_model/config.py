@@ -19,6 +19,7 @@ LLAVA_V1_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the human's questions."
 )
 TOWER_CONFIGS = {"clip_vision_model": CLIPVisionConfig, "dinov2": Dinov2Config}
+SECOND_TOWERS = {"efficientnet_lite0": (32, 432)}  # the pixels of a cell, the channels of its features
 LLAMA_FIELDS = (
     *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
     *("num_key_value_heads", "head_dim", "hidden_act", "max_position_embeddings", "rms_norm_eps"),
@@ -34,13 +35,15 @@ class PixelLMConfig:
     """Shapes and constants of one PixelLM.
 
     `select_layers` are the tower's hidden states (0 = embeddings) that feed scale 0 and scale 1;
-    `tokens_per_scale` codebook tokens describe a target at each of them.
+    `tokens_per_scale` codebook tokens describe a target at each of them. `second_tower` names a tower whose
+    features join the first one's (SECOND_TOWERS).
     """
 
     llama: LlamaConfig
     tower: CLIPVisionConfig | Dinov2Config | None
     name: str = "pixellm"
     vision_tower: str | None = None
+    second_tower: str | None = None
     image_size: int = PUBLISHED_IMAGE_SIZE
     select_layers: tuple[int, int] = PUBLISHED_LAYERS
     tokens_per_scale: int = 3
@@ -56,10 +59,21 @@ class PixelLMConfig:
         return len(self.select_layers) * self.tokens_per_scale
 
     @property
-    def grid(self) -> int:
-        """Patches along one side of the tower's input."""
+    def patch_size(self) -> int:
+        """Pixels of the input along one side of a grid cell."""
         assert self.tower is not None
-        return self.image_size // int(self.tower.patch_size)
+        return SECOND_TOWERS[self.second_tower][0] if self.second_tower else int(self.tower.patch_size)
+
+    @property
+    def grid(self) -> int:
+        """Cells along one side of the input."""
+        return self.image_size // self.patch_size
+
+    @property
+    def feature_width(self) -> int:
+        """Channels of the towers' features at each scale."""
+        assert self.tower is not None
+        return int(self.tower.hidden_size) + (SECOND_TOWERS[self.second_tower][1] if self.second_tower else 0)
 
     @property
     def token_grid(self) -> int:
@@ -97,6 +111,11 @@ class PixelLMConfig:
                 projector_ratio=int(raw.get("mm_projector_hidden_dim", 2)),
                 **shared,
             )
+        second = raw.get("second_tower")
+        if second is not None and second not in SECOND_TOWERS:
+            raise CheckpointError(
+                f"config.json's second_tower {second!r} is not one of {sorted(SECOND_TOWERS)}."
+            )
         try:
             tower_raw = dict(raw["tower"])
             tower = TOWER_CONFIGS[tower_raw.pop("model_type")](**tower_raw)
@@ -104,6 +123,7 @@ class PixelLMConfig:
             raise CheckpointError(f"config.json lacks or does not know the tower's {missing_key}.") from None
         return cls(
             tower=tower,
+            second_tower=second,
             name=raw["name"],
             image_size=raw["image_size"],
             select_layers=tuple(raw["select_layers"]),
@@ -130,6 +150,7 @@ class PixelLMConfig:
                 "model_type": self.tower.model_type,
                 **{k: v for k, v in self.tower.to_diff_dict().items() if k not in _TOWER_NOISE},
             },
+            "second_tower": self.second_tower,
             "image_size": self.image_size,
             "select_layers": list(self.select_layers),
             "tokens_per_scale": self.tokens_per_scale,

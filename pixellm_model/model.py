@@ -44,8 +44,10 @@ class LanguageModel(LlamaModel):
         llama._attn_implementation = "sdpa"
         super().__init__(llama)
         assert config.tower is not None
-        hidden, dim, width = llama.hidden_size, config.decoder_dim, config.tower.hidden_size
-        self.vision_tower = VisionTower(config.tower, config.image_size, config.select_layers)
+        hidden, dim, width = llama.hidden_size, config.decoder_dim, config.feature_width
+        self.vision_tower = VisionTower(
+            config.tower, config.image_size, config.select_layers, config.second_tower
+        )
         self.mm_projector = _projector(width, hidden, config.projector_ratio)
         self.out_mm_projector = _projector(width, hidden, config.projector_ratio)
         self.image_feature_neck = nn.Sequential(
@@ -80,14 +82,19 @@ class PixelLM(nn.Module):
 
     def encode_image(self, images: list[ProcessedImage]) -> ImageFeatures:
         """Run the tower and everything that depends on the images alone."""
-        pixels = torch.stack([image.pixel_values for image in images]).to(self.device, self.dtype)
-        assert self.config.tower is not None
-        patch = int(self.config.tower.patch_size)
-        masks = torch.stack([patch_mask(i.resized, self.config.image_size, patch) for i in images]).to(
-            self.device
+        return self.project_features(
+            self.tower_features(images), self.patch_masks([i.resized for i in images])
         )
-        features = self.model.vision_tower(pixels, masks)
-        return self.project_features(features, masks)
+
+    def tower_features(self, images: list[ProcessedImage]) -> list[torch.Tensor]:
+        """The tower's states per scale, (B, g*g, C)."""
+        pixels = torch.stack([image.pixel_values for image in images]).to(self.device, self.dtype)
+        return self.model.vision_tower(pixels, self.patch_masks([image.resized for image in images]))
+
+    def patch_masks(self, resized: list[tuple[int, int]]) -> torch.Tensor:
+        """(B, g, g) bool: the cells that hold image, not padding."""
+        size, patch = self.config.image_size, self.config.patch_size
+        return torch.stack([patch_mask(shape, size, patch) for shape in resized]).to(self.device)
 
     def project_features(self, features: list[torch.Tensor], masks: torch.Tensor) -> ImageFeatures:
         """Tower states per scale (B, g*g, C) and patch masks (B, g, g) -> ImageFeatures."""

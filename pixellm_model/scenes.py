@@ -232,9 +232,14 @@ class SceneRenderer:
         image = _photographed(image.astype(np.float32), rng)
         return Picture(image, things, False, self.nouns.backdrop) if things else None
 
+    def askable(self, rng: np.random.Generator) -> list[str]:
+        """Names that may be asked for although absent, each as often as it is seen."""
+        return [str(name) for name in rng.choice(self.names, size=48, p=self.name_weights)]
+
     def _ask(self, picture: Picture, rng: np.random.Generator) -> tuple[Question, ...]:
-        askable = [str(name) for name in rng.choice(self.names, size=48, p=self.name_weights)]
-        questioner = Questioner(self.nouns, askable, picture.things, rng, picture.complete, picture.backdrop)
+        questioner = Questioner(
+            self.nouns, self.askable(rng), picture.things, rng, picture.complete, picture.backdrop
+        )
         return questioner.ask(int(rng.integers(3, 6)))
 
 

@@ -44,6 +44,8 @@ class Recipe:
     dice_weight: float = 1.0
     align_weight: float = 1.0  # ours, not the paper's; 0 trains as the paper does
     max_targets: int = 6
+    max_drawn: int | None = None  # targets a step that the pixel decoder draws, chosen at random; 0: none
+    frozen: tuple[str, ...] = ("model.vision_tower.",)  # parameters of these prefixes do not learn
     seed: int = 0
     log_every: int = 20
     save_every: int = 100
@@ -51,9 +53,13 @@ class Recipe:
 
 @dataclass
 class PackedImage:
-    """One sample, ready for the model. `ids` hold the prefix (with IMAGE_ID) and every branch."""
+    """One sample, ready for the model. `prefix` holds IMAGE_ID; the questions and answers branch off it.
 
-    image: ProcessedImage
+    `image` may also be what the frozen tower made of it, (2, g*g, C), computed once and kept.
+    """
+
+    image: ProcessedImage | torch.Tensor
+    resized: tuple[int, int]
     prefix: list[int]
     branches: list[tuple[list[int], int]]  # ids of question and answer, where the answer starts
     masks: torch.Tensor  # (N, 4g, 4g) float in 0..1, the pixel decoder's own resolution
@@ -63,23 +69,34 @@ def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets
     """Tokenise a sample; questions beyond `max_targets` targets are left out, never cut."""
     config = model.config
     image = process_image(Image.fromarray(sample.image), config.image_size)
+    side = 4 * config.grid
+    texts: list[tuple[str, str]] = []
+    masks: list[torch.Tensor] = []
+    for question in sample.questions:
+        if len(masks) + len(question.masks) > max_targets and texts:
+            continue
+        texts.append((question.text, question.answer))
+        masks += [shrink_mask(mask, image.resized, config.image_size, side) for mask in question.masks]
+    prefix, branches = branch_off(texts, config, tokenizer)
+    small = torch.stack(masks) if masks else torch.zeros(0, side, side)
+    return PackedImage(image, image.resized, prefix, branches, small)
+
+
+def branch_off(
+    texts: list[tuple[str, str]], config: PixelLMConfig, tokenizer: PromptTokenizer
+) -> tuple[list[int], list[tuple[list[int], int]]]:
+    """Questions with answers -> their shared prefix, and what of each branches off and its answer's start."""
     prefix: list[int] = []
     branches: list[tuple[list[int], int]] = []
-    masks: list[np.ndarray] = []
-    for question in sample.questions:
-        if len(masks) + len(question.masks) > max_targets and branches:
-            continue
-        prompt = build_prompt(config, tokenizer, question.text)
+    for question, answer in texts:
+        prompt = build_prompt(config, tokenizer, question)
         asked = tokenizer.encode(prompt)
-        whole = tokenizer.encode(prompt + training_text(tokenizer, question.answer))
+        whole = tokenizer.encode(prompt + training_text(tokenizer, answer))
         whole.append(tokenizer.eos_id)
         cut = asked.index(IMAGE_ID) + 2  # the image and <im_end> close the prefix
         prefix = asked[:cut]
         branches.append((whole[cut:], len(asked) - cut))
-        masks += question.masks
-    side = 4 * config.grid
-    small = [shrink_mask(mask, image.resized, config.image_size, side) for mask in masks]
-    return PackedImage(image, prefix, branches, torch.stack(small) if small else torch.zeros(0, side, side))
+    return prefix, branches
 
 
 def shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
@@ -112,10 +129,19 @@ class Answers:
         return self.hidden[(self.tokens >= first) & (self.tokens <= last)]
 
 
+def encode(model: PixelLM, batch: list[PackedImage]) -> ImageFeatures:
+    """The batch's images as the model sees them; the tower runs only for those that still are pixels."""
+    pixels = [packed.image for packed in batch if isinstance(packed.image, ProcessedImage)]
+    seen = iter(torch.stack(model.tower_features(pixels)).unbind(1) if pixels else ())
+    kept = [packed.image if isinstance(packed.image, torch.Tensor) else next(seen) for packed in batch]
+    states = torch.stack(kept, dim=1).to(model.device, model.dtype)  # (2, B, g*g, C)
+    return model.project_features(list(states), model.patch_masks([packed.resized for packed in batch]))
+
+
 def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
     """Run packed samples through tower and language model."""
     device = model.device
-    image = model.encode_image([packed.image for packed in batch])
+    image = encode(model, batch)
     sequences, positions, segments, valid, labels = [], [], [], [], []
     for row, packed in enumerate(batch):
         start = len(packed.prefix) - 1 + image.tokens.shape[1]
@@ -164,25 +190,23 @@ def forward_losses(
     if not len(states):
         return Losses(ce, parts)
     targets = tokenizer.codebook.fuse(model.target_embeddings(states))  # (N, 2, dim)
-    image = answers.image
+    maps = answers.image.maps
     owner = torch.cat([torch.full((len(p.masks),), row) for row, p in enumerate(batch)]).to(model.device)
-    logits, _ = model.decode_targets(targets, image.maps, owner)
     masks = torch.cat([packed.masks for packed in batch]).to(model.device)
-    inside = (
-        torch.stack([decoder_cells(packed.image.resized, model.config) for packed in batch])
-        .to(model.device)[owner]
-        .float()
-    )
-    bce, dice = (
-        mask_bce(logits.float(), masks, inside).mean(),
-        mask_dice(logits.float(), masks, inside).mean(),
-    )
-    parts |= {"bce": bce.item(), "dice": dice.item()}
-    total = ce + recipe.bce_weight * bce + recipe.dice_weight * dice
+    inside = torch.stack([decoder_cells(packed.resized, model.config) for packed in batch])
+    inside = inside.to(model.device)[owner].float()
+    total = ce
     if recipe.align_weight:
-        align = _alignment(targets, image.maps[:, owner], masks, inside)
+        align = _alignment(targets, maps[:, owner], masks, inside)
         parts["align"] = align.item()
         total = total + recipe.align_weight * align
+    drawn = torch.randperm(len(targets), device=model.device)[: recipe.max_drawn]
+    if len(drawn):
+        logits, _ = model.decode_targets(targets[drawn], maps, owner[drawn])
+        bce = mask_bce(logits.float(), masks[drawn], inside[drawn]).mean()
+        dice = mask_dice(logits.float(), masks[drawn], inside[drawn]).mean()
+        parts |= {"bce": bce.item(), "dice": dice.item()}
+        total = total + recipe.bce_weight * bce + recipe.dice_weight * dice
     return Losses(total, parts)
 
 
@@ -221,16 +245,21 @@ def _branch_mask(segments: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
 
 
 def train(
-    model: PixelLM, tokenizer: PromptTokenizer, samples: Iterable[Sample], recipe: Recipe, out: Path
+    model: PixelLM,
+    tokenizer: PromptTokenizer,
+    samples: Iterable[Sample | PackedImage],
+    recipe: Recipe,
+    out: Path,
 ) -> Iterator[dict[str, float]]:
     """Train for `recipe.minutes`, yielding averaged losses; `out` holds the newest state (resumed if there).
 
-    The tower stays frozen. The schedule follows the clock, so that a slow machine ends the run on a low
-    rate too. Raises FloatingPointError when a loss is not finite; the last saved state stays whole.
+    The schedule follows the clock, so that a slow machine ends the run on a low rate too. Raises
+    FloatingPointError when a loss is not finite; the last saved state stays whole.
     """
     torch.manual_seed(recipe.seed)
-    model.train().requires_grad_(True)
-    model.model.vision_tower.eval().requires_grad_(False)
+    model.train()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(recipe.frozen))
     # LLaMA's own children of `model`; every other part starts from scratch.
     language = [p for n, p in model.named_parameters() if p.requires_grad and _is_language(n)]
     fresh = [p for n, p in model.named_parameters() if p.requires_grad and not _is_language(n)]
@@ -247,7 +276,9 @@ def train(
     averages: dict[str, float] = {}
     batch: list[PackedImage] = []
     for sample in samples:
-        batch.append(pack(sample, model, tokenizer, recipe.max_targets))
+        if isinstance(sample, Sample):
+            sample = pack(sample, model, tokenizer, recipe.max_targets)
+        batch.append(sample)
         if len(batch) < recipe.batch_size:
             continue
         progress = (time.monotonic() - began) / (60 * recipe.minutes)

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel, Dinov2Config, Dinov2Model
 
+from pixellm_model.efficientnet import EfficientNetLite0
+
 
 def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
     """Resize a CLIP position table (1+n*n, C) to (1+grid*grid, C) as the reference does.
@@ -24,11 +26,17 @@ def resize_position_table(table: torch.Tensor, grid: int) -> torch.Tensor:
 class VisionTower(nn.Module):
     """A CLIP or DINOv2-shaped ViT that gives the hidden states at `select_layers`.
 
-    Layers above the deepest selected one are not built: nothing reads them.
+    Layers above the deepest selected one are not built: nothing reads them. A second tower's features
+    are appended to the channels of every scale; it takes the pixels as they are and the ViT takes them
+    scaled so that both grids are one.
     """
 
     def __init__(
-        self, config: CLIPVisionConfig | Dinov2Config, image_size: int, select_layers: tuple[int, ...]
+        self,
+        config: CLIPVisionConfig | Dinov2Config,
+        image_size: int,
+        select_layers: tuple[int, ...],
+        second: str | None = None,
     ):
         super().__init__()
         count = config.num_hidden_layers + 1  # hidden states, the embeddings included
@@ -45,13 +53,19 @@ class VisionTower(nn.Module):
             # DINOv2's own backbone normalises the states it gives out: they grow tenfold with depth. The
             # reference takes CLIP's as they are.
             self.layers, self.normalise = dino.encoder.layer[:needed], True
+        self.patch_size = int(config.patch_size)
+        self.second = EfficientNetLite0() if second == "efficientnet_lite0" else None
 
     def forward(self, pixel_values: torch.Tensor, patch_mask: torch.Tensor) -> list[torch.Tensor]:
         """(B, 3, S, S) pixels and (B, grid, grid) bool mask -> per selected layer (B, grid*grid, C).
 
         Padded patches are hidden from every query but still computed: the pixel decoder sees them.
         """
-        hidden = self.pre_layernorm(self.embeddings(pixel_values))  # (B, 1+grid*grid, C)
+        scaled = pixel_values
+        if self.second is not None:
+            side = patch_mask.shape[-1] * self.patch_size
+            scaled = F.interpolate(pixel_values, (side, side), mode="bilinear", antialias=True)
+        hidden = self.pre_layernorm(self.embeddings(scaled))  # (B, 1+grid*grid, C)
         valid = F.pad(patch_mask.flatten(1), (1, 0), value=True)  # class token first
         bias = torch.zeros(valid.shape, dtype=hidden.dtype, device=hidden.device)
         bias.masked_fill_(~valid, torch.finfo(hidden.dtype).min)
@@ -60,7 +74,12 @@ class VisionTower(nn.Module):
             hidden = layer(hidden, bias[:, None, None, :])
             states.append(hidden)
         chosen = [states[layer][:, 1:] for layer in self.select_layers]
-        return [F.layer_norm(state, state.shape[-1:]) for state in chosen] if self.normalise else chosen
+        if self.normalise:
+            chosen = [F.layer_norm(state, state.shape[-1:]) for state in chosen]
+        if self.second is None:
+            return chosen
+        named = self.second(pixel_values)  # (B, grid*grid, CHANNELS)
+        return [torch.cat([state, named.to(state.dtype)], dim=-1) for state in chosen]
 
 
 def _copy(config: CLIPVisionConfig | Dinov2Config, **changes: int) -> CLIPVisionConfig | Dinov2Config:

@@ -50,7 +50,7 @@ def test_packed_questions_do_not_see_each_other(tiny: tuple[PixelLM, PromptToken
     together = forward_losses(model, tokenizer, [whole], RECIPE)
     alone, tokens = 0.0, 0
     for branch in whole.branches:
-        packed = PackedImage(whole.image, whole.prefix, [branch], whole.masks[:0])
+        packed = PackedImage(whole.image, whole.resized, whole.prefix, [branch], whole.masks[:0])
         count = len(branch[0]) - branch[1]
         alone += count * _token_loss(model, tokenizer, packed, whole)
         tokens += count

@@ -53,6 +53,7 @@ def build_base(parts: Path, out: Path, image_size: int, seed: int = 0) -> None:
         llama=LlamaConfig.from_dict({**lm_config, "vocab_size": vocabulary, "max_position_embeddings": 2048}),
         tower=Dinov2Config.from_dict({**tower_config, "num_hidden_layers": TOWER_LAYERS}),
         name="pixellm-mini",
+        second_tower="efficientnet_lite0",
         image_size=image_size,
         select_layers=SELECT_LAYERS,
         decoder_mlp_dim=1024,
@@ -70,6 +71,10 @@ def build_base(parts: Path, out: Path, image_size: int, seed: int = 0) -> None:
         "model.vision_tower." + key.replace("encoder.layer.", "layers."): value
         for key, value in load_file(parts / "tower.safetensors").items()
     }
+    tower |= {
+        f"model.vision_tower.second.{key}": value
+        for key, value in load_file(parts / "second_tower.safetensors").items()
+    }
     loaded = {key: value.float() for key, value in (language | tower).items() if key in model.state_dict()}
     missing, _ = model.load_state_dict(loaded, strict=False)
     left = [key for key in missing if key.startswith(("model.layers.", "model.norm.", "model.vision_tower."))]
@@ -85,6 +90,6 @@ if __name__ == "__main__":
     )
     parser.add_argument("--parts", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--image-size", type=int, default=336)
+    parser.add_argument("--image-size", type=int, default=512)
     args = parser.parse_args()
     build_base(args.parts, args.out, args.image_size)

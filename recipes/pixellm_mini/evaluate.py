@@ -24,7 +24,7 @@ from pixellm_model.overlay import draw_overlay
 from pixellm_model.prompt import SEG
 from pixellm_model.samples import Question, Sample
 from pixellm_model.scenes import SceneRenderer
-from recipes.pixellm_mini.train import chosen_names
+from recipes.pixellm_mini.names import chosen_names
 
 SHEET_COLUMNS = 4
 # COCO's words for what the mini's names call otherwise.

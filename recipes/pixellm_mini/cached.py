@@ -1,0 +1,167 @@
+"""Rendered pictures with what the frozen towers see in them, on disk: every later step starts from these.
+
+    python -m recipes.pixellm_mini.cached --base DIR --cutouts DIR --out DIR --pictures 6000
+
+The towers never learn, so that they run once per picture instead of once per step. Questions are not kept:
+they are asked anew each time a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from pixellm_model import checkpoint
+from pixellm_model.model import PixelLM
+from pixellm_model.preprocess import process_image
+from pixellm_model.questions import Questioner, Thing
+from pixellm_model.scenes import Picture, SceneRenderer
+from pixellm_model.tokenizer import PromptTokenizer
+from pixellm_model.training import PackedImage, branch_off, shrink_mask
+from recipes.pixellm_mini.names import chosen_names
+
+RENDERED = 448  # pixels; the towers see it smaller, as they will see photos
+BATCH = 8
+QUESTIONS, MAX_TARGETS = 8, 12  # a picture, each time it is seen
+SHARES = {"scene": 0.7, "photo": 0.15, "mosaic": 0.15}
+
+
+@dataclass(frozen=True)
+class CachedPicture:
+    """`features` (2, g*g, C) half precision; `masks` (things, 4g, 4g) in 0..255 on the padded square."""
+
+    features: torch.Tensor
+    resized: tuple[int, int]
+    names: list[str]
+    masks: torch.Tensor
+    complete: bool
+    backdrop: frozenset[str]
+
+
+class Pictures(Dataset[tuple[Picture, object]]):
+    """Pictures by number, rendered and processed where a worker of the loader runs."""
+
+    def __init__(self, renderer: SceneRenderer, first: int, count: int, image_size: int):
+        self.renderer, self.first, self.count, self.image_size = renderer, first, count, image_size
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> tuple[Picture, object]:
+        picture = self.renderer.picture(self.first + index)
+        return picture, process_image(Image.fromarray(picture.image), self.image_size)
+
+
+class Cache:
+    """What `build` wrote: `features.npy` and `pictures.pt`."""
+
+    def __init__(self, folder: Path):
+        self.features = np.load(folder / "features.npy", mmap_mode="r")
+        self.records = torch.load(folder / "pictures.pt", weights_only=True)
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, index: int) -> CachedPicture:
+        record = self.records[index]
+        return CachedPicture(
+            torch.from_numpy(np.array(self.features[index])),
+            tuple(record["resized"]),
+            record["names"],
+            record["masks"],
+            record["complete"],
+            frozenset(record["backdrop"]),
+        )
+
+
+@torch.inference_mode()
+def build(model: PixelLM, pictures: Pictures, out: Path) -> None:
+    config = model.config
+    out.mkdir(parents=True, exist_ok=True)
+    shape = (len(pictures), 2, config.grid**2, config.feature_width)
+    features = np.lib.format.open_memmap(out / "features.npy", "w+", np.float16, shape)
+    records: list[dict[str, object]] = []
+    loader = DataLoader(pictures, BATCH, num_workers=1, prefetch_factor=4, collate_fn=list)
+    began = time.monotonic()
+    for batch in loader:
+        images = [image for _, image in batch]
+        with torch.autocast("cpu", torch.bfloat16):
+            states = torch.stack(model.tower_features(images), dim=1)  # (B, 2, g*g, C)
+        features[len(records) : len(records) + len(batch)] = states.half().numpy()
+        for picture, image in batch:
+            masks = [
+                (255 * shrink_mask(thing.mask, image.resized, config.image_size, 4 * config.grid)).round()
+                for thing in picture.things
+            ]
+            records.append(
+                {
+                    "resized": list(image.resized),
+                    "names": [thing.name for thing in picture.things],
+                    "masks": torch.stack(masks).to(torch.uint8),
+                    "complete": picture.complete,
+                    "backdrop": sorted(picture.backdrop),
+                }
+            )
+        if len(records) % 400 == 0:
+            print(f"{len(records)} pictures in {time.monotonic() - began:.0f} s", flush=True)
+    features.flush()
+    torch.save(records, out / "pictures.pt")
+
+
+class CachedSamples:
+    """An endless stream of packed pictures, each with fresh questions."""
+
+    def __init__(
+        self, cache: Cache, model: PixelLM, tokenizer: PromptTokenizer, renderer: SceneRenderer, seed: int
+    ):
+        self.cache, self.config, self.tokenizer = cache, model.config, tokenizer
+        self.renderer, self.seed = renderer, seed
+
+    def __iter__(self) -> Iterator[PackedImage]:
+        rng = np.random.default_rng(self.seed)
+        while True:
+            for index in rng.permutation(len(self.cache)):
+                yield self.pack(self.cache[int(index)], rng)
+
+    def pack(self, picture: CachedPicture, rng: np.random.Generator) -> PackedImage:
+        # The questioner measures masks; the losses want their soft edges.
+        solid = list((picture.masks > 127).numpy())
+        things = [Thing(name, mask) for name, mask in zip(picture.names, solid, strict=True) if mask.any()]
+        soft = {id(mask): picture.masks[number] / 255 for number, mask in enumerate(solid)}
+        nouns, askable = self.renderer.nouns, self.renderer.askable(rng)
+        questions = Questioner(nouns, askable, things, rng, picture.complete, picture.backdrop).ask(QUESTIONS)
+        texts: list[tuple[str, str]] = []
+        masks: list[torch.Tensor] = []
+        for question in questions:
+            if len(masks) + len(question.masks) <= MAX_TARGETS:
+                texts.append((question.text, question.answer))
+                masks += [soft[id(mask)] for mask in question.masks]
+        prefix, branches = branch_off(texts, self.config, self.tokenizer)
+        drawn = torch.stack(masks) if masks else picture.masks[:0].float()
+        return PackedImage(picture.features, picture.resized, prefix, branches, drawn)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("--base", "--cutouts", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--pictures", type=int, default=6000)
+    parser.add_argument("--first", type=int, default=10_000_000, help="number of the first picture")
+    args = parser.parse_args()
+    model, _ = checkpoint.load(args.base, dtype=torch.float32)
+    renderer = SceneRenderer(args.cutouts, "train", RENDERED, **SHARES, names=chosen_names())
+    build(model, Pictures(renderer, args.first, args.pictures, model.config.image_size), args.out)
+
+
+if __name__ == "__main__":
+    main()

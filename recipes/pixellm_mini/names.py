@@ -1,0 +1,9 @@
+"""The everyday names the mini is taught; the vocabulary holds more than it could learn well."""
+
+from pathlib import Path
+
+NAMES = Path(__file__).with_name("names.txt")
+
+
+def chosen_names() -> list[str]:
+    return NAMES.read_text("utf-8").splitlines()
