@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 
-from worker.contract import SegmentJob, SegmentResult
+from worker.contract import SegmentJob, SegmentResult, WarmJob
 from worker.queue import JobState, QueueUnavailable, SegmentQueue
 from worker.status import WorkerStatus
 
@@ -82,6 +82,11 @@ class Asking:
     async def collect(self, job: SegmentJob, wait_s: float) -> SegmentResult:
         """The answer to a submitted job; raises Unanswered after `wait_s`."""
         return answered(await self._queue.wait(job.job_id, wait_s))
+
+    async def warm(self, job: WarmJob) -> None:
+        """Queues `job` for the version that is serving. Raises Unanswered when no worker is ready now."""
+        version = await self.version(0)
+        await asyncio.to_thread(self._queue.enqueue_warm, job.model_copy(update={"model_version": version}))
 
     def _enqueue(self, jobs: Sequence[SegmentJob]) -> None:
         for job in jobs:

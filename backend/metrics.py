@@ -58,6 +58,7 @@ class QueueCollector(Collector):
         waiting = GaugeMetricFamily("pixellm_queue_waiting", "Jobs waiting.", labels=["priority"])
         waiting.add_metric(["interactive"], depth.interactive)
         waiting.add_metric(["batch"], depth.batch)
+        waiting.add_metric(["warm"], depth.warm)
         yield waiting
         yield GaugeMetricFamily("pixellm_queue_running", "Jobs being computed.", depth.running)
         ready = sum(worker.state == "ready" for worker in workers)

@@ -4,7 +4,8 @@ An interactive request carries a context (Label Studio sends `context.result`, e
 answer is waited for. A request without context is a batch. Label Studio also sends one while somebody opens
 a task, and the page waits for the answer; with a single task the two look the same. So a single task is never
 waited for: it gets what is known, and the rest is sent on later. Where people type prompts, a single task
-without a prompt of its own asks for nothing at all: the masks would be in the way of those who open it.
+without a prompt of its own asks for no masks at all: they would be in the way of those who open it. A worker
+is told of its image, so that it has looked at it by the time a prompt is typed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from backend.asking import Asking, Failed, Unanswered
 from backend.late import LatePredictions, Pending, Prediction
 from backend.regions import answer_item, answer_text, build_results
 from backend.settings import BackendSettings
+from backend.warming import Warming
 from label_config import ConfigError, LabelConfig, read_config
-from worker.contract import MAX_PROMPT_CHARS, Priority, SegmentJob, SegmentResult, Turn
+from worker.contract import MAX_PROMPT_CHARS, Priority, SegmentJob, SegmentResult, Turn, WarmJob
 from worker.queue import QueueUnavailable, SegmentQueue
 
 log = logging.getLogger(__name__)
@@ -87,6 +89,7 @@ class Predictor:
         self._queue = queue
         self._asking = Asking(queue)
         self._late = LatePredictions(settings, self._asking)
+        self._warming = Warming(self._asking)
 
     async def predict(self, request: PredictRequest) -> list[Prediction | list[Prediction]]:
         """One entry per task, in order. Raises Refused."""
@@ -112,6 +115,7 @@ class Predictor:
 
     async def aclose(self) -> None:
         await self._late.aclose()
+        await self._warming.aclose()
         await self._queue.aclose()
 
     async def _interactive(
@@ -139,9 +143,10 @@ class Predictor:
         jobs: dict[int, SegmentJob] = {}
         opened = len(tasks) == 1 and config.prompt is not None
         for place, task in enumerate(tasks):
-            if opened and not _own_prompt(task, config):
-                continue
             try:
+                if opened and not _own_prompt(task, config):
+                    self._warming.begin(_warm_job(task, config, project))
+                    continue
                 jobs[place] = _job(task, _task_prompt(task, config), config, project, "batch")
             except BadTask as error:
                 log.warning("project %s, task %d gets no prediction: %s", project, task.id, error)
@@ -222,21 +227,30 @@ def _texts(value: object) -> Iterator[str]:
 
 
 def _job(task: Task, prompt: str, config: LabelConfig, project: str | None, priority: Priority) -> SegmentJob:
-    image = task.data.get(config.image.key)
-    if not isinstance(image, str) or not image.strip():
-        raise BadTask(f'This task has no image: its data has no address under "{config.image.key}".')
     if len(prompt) > MAX_PROMPT_CHARS:
         raise BadTask(
             f"The prompt has {len(prompt)} characters; shorten it to {MAX_PROMPT_CHARS} at the most."
         )
-    # Label Studio's "12.1795392173" is the project and the second it was created.
-    project_id = project.partition(".")[0] if project else None
     try:
-        return SegmentJob(
-            image=image, prompt=prompt, priority=priority, project=project_id, task=str(task.id)
-        )
+        return SegmentJob(prompt=prompt, priority=priority, **_about(task, config, project))
     except ValidationError as error:
         raise BadTask("The prompt or the image's address has broken characters; type it anew.") from error
+
+
+def _warm_job(task: Task, config: LabelConfig, project: str | None) -> WarmJob:
+    try:
+        return WarmJob(**_about(task, config, project))
+    except ValidationError as error:
+        raise BadTask("The image's address has broken characters.") from error
+
+
+def _about(task: Task, config: LabelConfig, project: str | None) -> dict[str, Any]:
+    """What every job says: the image, and which task of which project it belongs to."""
+    image = task.data.get(config.image.key)
+    if not isinstance(image, str) or not image.strip():
+        raise BadTask(f'This task has no image: its data has no address under "{config.image.key}".')
+    # Label Studio's "12.1795392173" is the project and the second it was created.
+    return {"image": image, "task": str(task.id), "project": project.partition(".")[0] if project else None}
 
 
 def _task_prompt(task: Task, config: LabelConfig) -> str:

@@ -15,7 +15,7 @@ from PIL import Image
 from backend import brush_rle
 from label_config import LabelConfig, map_label
 from worker.contract import SegmentResult, TargetResult
-from worker.masks import from_rle
+from worker.masks import from_rle, is_empty
 
 Item = dict[str, Any]
 
@@ -31,18 +31,20 @@ def build_results(
     because Label Studio does not keep that for suggestions.
     """
     return [
-        _region(result, config, prompt, index, target, mask)
-        for index, target, mask in _shown(result, min_score)
-        if mask.any()
+        _region(result, config, prompt, index, target)
+        for index, target in _shown(result, min_score)
+        if not is_empty(target.mask)
     ]
 
 
 def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0.0) -> str:
     """What the annotator reads: the model's answer, its warnings, and why a target has no labelled region."""
-    shown = list(_shown(result, min_score))
-    empty = [target.phrase for _, target, mask in shown if not mask.any()]
+    shown = [target for _, target in _shown(result, min_score)]
+    empty = [target.phrase for target in shown if is_empty(target.mask)]
     unnamed = [
-        target.phrase for _, target, mask in shown if mask.any() and not map_label(target.phrase, config)
+        target.phrase
+        for target in shown
+        if not is_empty(target.mask) and not map_label(target.phrase, config)
     ]
     sentences = [result.answer, *result.warnings]
     if empty:
@@ -68,21 +70,15 @@ def answer_item(config: LabelConfig, text: str) -> list[Item]:
     return [item]
 
 
-def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult, np.ndarray]]:
-    for index, target in enumerate(result.targets):
-        if target.score >= min_score:
-            yield index, target, from_rle(target.mask)
+def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
+    return ((index, target) for index, target in enumerate(result.targets) if target.score >= min_score)
 
 
 def _region(
-    result: SegmentResult,
-    config: LabelConfig,
-    prompt: str,
-    index: int,
-    target: TargetResult,
-    mask: np.ndarray,
+    result: SegmentResult, config: LabelConfig, prompt: str, index: int, target: TargetResult
 ) -> Item:
     label = map_label(target.phrase, config)
+    mask = from_rle(target.mask)
     if config.mask.kind == "brushlabels":
         value: Item = {"format": "rle", "rle": brush_rle.encode(mask)}
     else:

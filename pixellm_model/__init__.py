@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 from pixellm_model.errors import CheckpointError, PromptError
 
 if TYPE_CHECKING:
-    from pixellm_model.segmenter import Segmentation, Segmenter, Target
+    from pixellm_model.segmenter import Request, Segmentation, Segmenter, Target
 
-__all__ = ["CheckpointError", "PromptError", "Segmentation", "Segmenter", "Target"]
+__all__ = ["CheckpointError", "PromptError", "Request", "Segmentation", "Segmenter", "Target"]
 
 
 def __getattr__(name: str) -> Any:

@@ -5,6 +5,7 @@ Parameter names are the published checkpoint's, so that it loads as it is.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -122,8 +123,15 @@ class PixelLM(nn.Module):
     def decode_targets(
         self, targets: torch.Tensor, maps: torch.Tensor, owner: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Fused embeddings (N, 2, dim) -> low-resolution logits; see PixelDecoder.forward."""
-        return self.model.mask_decoder(targets, maps, self.model.prompt_encoder, owner)
+        """Fused embeddings (N, 2, dim) and maps (2, B, dim, g, g) -> low-resolution logits; see
+        PixelDecoder.forward."""
+        return self.decode_from(targets, self.model.mask_decoder.sources(maps), owner)
+
+    def decode_from(
+        self, targets: torch.Tensor, sources: Sequence[torch.Tensor], owner: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """As `decode_targets`, from what is kept of the images."""
+        return self.model.mask_decoder(targets, sources, self.model.prompt_encoder, owner)
 
 
 def _projector(width: int, hidden: int, ratio: int) -> nn.Sequential:

@@ -7,6 +7,7 @@ transformer per scale, the coarse logits gating the fine map, and a level embedd
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -88,14 +89,23 @@ class PixelDecoder(nn.Module):
         self.output_hypernetworks_mlps = nn.ModuleList([MLP(dim, dim // 8)])
         self.pe1 = FourierPosition(dim)
 
+    def sources(self, maps: torch.Tensor) -> list[torch.Tensor]:
+        """What decoding starts from per scale, whatever the target: maps (2, B, dim, g, g), scale 0 first
+        -> (B, dim, g, g) and (B, dim, 2g, 2g)."""
+        return [maps[0], *(self.upsample_2x(level) for level in maps[1:])]
+
     def forward(
-        self, targets: torch.Tensor, maps: torch.Tensor, prompt_encoder: PromptEncoder, owner: torch.Tensor
+        self,
+        targets: torch.Tensor,
+        sources: Sequence[torch.Tensor],
+        prompt_encoder: PromptEncoder,
+        owner: torch.Tensor,
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Decode all targets in one call.
 
         Args:
             targets: fused embeddings (N, 2, dim).
-            maps: image feature maps (2, B, dim, g, g), scale 0 first.
+            sources: what `sources` made of B images' maps.
             prompt_encoder: holds scale 0's positions and the dense embedding.
             owner: (N,) index of each target's image in the batch.
 
@@ -105,8 +115,7 @@ class PixelDecoder(nn.Module):
         fixed = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (5, dim)
         logits: list[torch.Tensor] = []
         for level, transformer in enumerate(self.transformer):
-            source = maps[level] if level == 0 else self.upsample_2x(maps[level])
-            source = source[owner]  # (N, dim, s, s)
+            source = sources[level][owner]  # (N, dim, s, s)
             if level == 0:
                 position = prompt_encoder.pe_layer(source.shape[-1])
             else:

@@ -6,6 +6,7 @@ CLIP's; the photo sits in the top left corner and zero padding is added after no
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from PIL import Image
 
 PIXEL_MEAN = (123.675, 116.28, 103.53)
 PIXEL_STD = (58.395, 57.12, 57.375)
+STRIP_ROWS = 256
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,32 @@ def restore_masks(
     square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
     cropped = square[..., : resized[0], : resized[1]]
     return F.interpolate(cropped, original, mode="bilinear", align_corners=False)[:, 0]
+
+
+def mask_strips(
+    low_res: torch.Tensor, resized: tuple[int, int], original: tuple[int, int], image_size: int
+) -> Iterator[torch.Tensor]:
+    """What `restore_masks` gives for one target's (m, m) logits, from top to bottom in strips of rows.
+
+    A 12-megapixel photo's logits are 48 MB a target; of strips only one is in memory at a time.
+    """
+    square = F.interpolate(
+        low_res.float()[None, None], (image_size, image_size), mode="bilinear", align_corners=False
+    )
+    inside = square[0, 0, : resized[0], : resized[1]]
+    left, right, across = _neighbours(resized[1], original[1], inside.device)
+    wide = torch.lerp(inside[:, left], inside[:, right], across)  # (h, W)
+    upper, lower, down = _neighbours(resized[0], original[0], inside.device)
+    for start in range(0, original[0], STRIP_ROWS):
+        rows = slice(start, start + STRIP_ROWS)
+        yield torch.lerp(wide[upper[rows]], wide[lower[rows]], down[rows, None])
+
+
+def _neighbours(old: int, new: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The two samples of `old` each of `new` lies between, and how far towards the second."""
+    at = ((torch.arange(new, device=device) + 0.5) * (old / new) - 0.5).clamp_min(0)
+    first = at.long().clamp_max(old - 1)
+    return first, (first + 1).clamp_max(old - 1), at - first
 
 
 def mask_scores(logits: torch.Tensor) -> torch.Tensor:

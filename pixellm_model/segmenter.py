@@ -14,16 +14,18 @@ from PIL import Image
 
 from pixellm_model import checkpoint
 from pixellm_model.errors import PromptError
-from pixellm_model.generate import Generation, generate
-from pixellm_model.model import ImageFeatures, PixelLM
+from pixellm_model.generate import Generation, Question, encode_prefixes, generate, split_prompt
+from pixellm_model.model import PixelLM
 from pixellm_model.phrases import name_targets
-from pixellm_model.preprocess import ProcessedImage, mask_scores, process_image, restore_masks
+from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
+from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image
 from pixellm_model.prompt import build_prompt
 from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parent / "mini"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_NEW_TOKENS = 512
+CACHE_BYTES = 512 * 2**20  # of the cache a segmenter makes for itself
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,15 @@ class Target:
 
 
 @dataclass(frozen=True)
+class Request:
+    """A prompt about an image; `history` holds earlier (prompt, answer) turns about it."""
+
+    image: Image.Image
+    prompt: str
+    history: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True)
 class Segmentation:
     """`answer` is the model's text with `[1]`, `[2]` where target 1, 2 was named. `warnings` say what was
     wrong with the answer; `timings` are seconds per stage."""
@@ -49,12 +60,20 @@ class Segmentation:
 
 
 class Segmenter:
-    """A loaded PixelLM. Calls from several threads are answered one after the other."""
+    """A loaded PixelLM. Calls from several threads are answered one after the other.
 
-    def __init__(self, model: PixelLM, tokenizer: PromptTokenizer, version: str):
+    What depends on an image alone is kept in `cache`, so that a further prompt on it costs only its own
+    tokens. Segmenters may share one cache: entries are told apart by image and version.
+    """
+
+    def __init__(
+        self, model: PixelLM, tokenizer: PromptTokenizer, version: str, cache: PrefixCache | None = None
+    ):
         self.model = model
         self.tokenizer = tokenizer
         self.version = version
+        self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
+        self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
         self._lock = threading.Lock()
 
     @classmethod
@@ -64,11 +83,12 @@ class Segmenter:
         device: str = "auto",
         dtype: str = "auto",
         vision_tower: str | Path | None = None,
+        cache: PrefixCache | None = None,
     ) -> Segmenter:
         """Load a checkpoint folder of either layout; without `path`, the shipped pixellm-mini.
 
-        `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU. Raises CheckpointError when the folder
-        is not a usable PixelLM, ValueError for an unknown device or dtype.
+        `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU; `cache` is one to share. Raises
+        CheckpointError when the folder is not a usable PixelLM, ValueError for an unknown device or dtype.
         """
         folder = Path(path) if path is not None else MINI
         if device == "auto":
@@ -79,7 +99,8 @@ class Segmenter:
             raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}.")
         wanted = DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)
         model, tokenizer = checkpoint.load(folder, vision_tower, device, wanted)
-        return cls(model, tokenizer, f"{Path(model.config.name).name}-{checkpoint.fingerprint(folder)}")
+        version = f"{Path(model.config.name).name}-{checkpoint.fingerprint(folder)}"
+        return cls(model, tokenizer, version, cache)
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the self-contained layout; `int8` stores tower and language model with 8-bit matrices."""
@@ -97,29 +118,86 @@ class Segmenter:
         `history` holds earlier (prompt, answer) turns about the same image. Raises PromptError for an
         empty prompt or one too long for the model.
         """
-        if not self.tokenizer.clean(prompt):
+        answered = self.segment_batch([Request(image, prompt, history)], max_new_tokens)[0]
+        if isinstance(answered, PromptError):
+            raise answered
+        return answered
+
+    def segment_batch(
+        self, requests: Sequence[Request], max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> list[Segmentation | PromptError]:
+        """Answer several prompts together, on the same image or different ones, with the masks they would
+        have alone. A prompt that cannot be taken has its PromptError in place of an answer.
+
+        The `timings` of a Segmentation are those of the batch it was answered in.
+        """
+        answers: list[Segmentation | PromptError | None] = [None] * len(requests)
+        asked: dict[int, tuple[list[int], int]] = {}
+        for number, request in enumerate(requests):
+            try:
+                asked[number] = self._ids(request, max_new_tokens)
+            except PromptError as error:
+                answers[number] = error
+        if asked:
+            with self._lock, torch.inference_mode():
+                found = self._answer([requests[number] for number in asked], list(asked.values()))
+            for number, answer in zip(asked, found, strict=True):
+                answers[number] = answer
+        return [answer for answer in answers if answer is not None]
+
+    def warm(self, image: Image.Image) -> None:
+        """Compute what depends on the image alone, for prompts to come."""
+        with self._lock, torch.inference_mode():
+            self._prefixes([process_image(image, self.model.config.image_size)])
+
+    def _ids(self, request: Request, max_new_tokens: int) -> tuple[list[int], int]:
+        """The ids behind the image, and how many may be answered."""
+        if not self.tokenizer.clean(request.prompt):
             raise PromptError("The prompt is empty; say what to segment.")
-        clock = _Clock()
-        ids = self.tokenizer.encode(build_prompt(self.model.config, self.tokenizer, prompt, history))
+        prompt = build_prompt(self.model.config, self.tokenizer, request.prompt, request.history)
+        ids = self.tokenizer.encode(prompt)
         room = self.model.config.llama.max_position_embeddings - len(ids) - self.model.config.image_tokens
         if room < 1:
             raise PromptError("The prompt and its history are too long for the model; shorten them.")
-        with self._lock, torch.inference_mode():
-            processed = process_image(image, self.model.config.image_size)
-            features = self.model.encode_image([processed])
-            clock.lap("encode")
-            generation = generate(self.model, ids, features, min(max_new_tokens, room), self.tokenizer.eos_id)
-            clock.lap("generate")
-            runs, warnings = self._runs(generation)
-            masks, scores = self._draw(generation, runs, features, processed)
-            clock.lap("decode")
-        texts = self._texts(generation, runs)
-        phrases = name_targets(texts, prompt)
-        targets = tuple(
-            Target(phrase, mask, score, mask_box(mask))
-            for phrase, mask, score in zip(phrases, masks, scores, strict=True)
-        )
-        return Segmentation(_display(texts), targets, tuple(warnings), clock.laps)
+        return split_prompt(ids)[1], min(max_new_tokens, room)
+
+    def _answer(
+        self, requests: Sequence[Request], asked: Sequence[tuple[list[int], int]]
+    ) -> list[Segmentation]:
+        clock = _Clock()
+        images = [process_image(request.image, self.model.config.image_size) for request in requests]
+        prefixes = self._prefixes(images)
+        clock.lap("encode")
+        questions = [Question(prefix, ids, room) for prefix, (ids, room) in zip(prefixes, asked, strict=True)]
+        generations = generate(self.model, questions, self.tokenizer.codebook, self.tokenizer.eos_id)
+        clock.lap("generate")
+        found = [self._runs(generation) for generation in generations]
+        low_res = self._draw(generations, [runs for runs, _ in found], prefixes)
+        answers = []
+        for request, image, generation, (runs, warnings), logits in zip(
+            requests, images, generations, found, low_res, strict=True
+        ):
+            texts = self._texts(generation, runs)
+            targets = [
+                Target(phrase, *finish_mask(one, image, self.model.config.image_size))
+                for phrase, one in zip(name_targets(texts, request.prompt), logits, strict=True)
+            ]
+            answers.append(Segmentation(_display(texts), tuple(targets), tuple(warnings), clock.laps))
+        clock.lap("decode")
+        return answers
+
+    def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
+        """What is known of each image; those not yet in the cache are encoded together, each once."""
+        keys = [image_key(image, self.version) for image in images]
+        known = {key: found for key in dict.fromkeys(keys) if (found := self.cache.get(key)) is not None}
+        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
+        if new:
+            features = self.model.encode_image(list(new.values()))
+            encoded = encode_prefixes(self.model, self._prefix_ids, features)
+            for key, prefix in zip(new, encoded, strict=True):
+                self.cache.put(key, prefix)
+                known[key] = prefix
+        return [known[key] for key in keys]
 
     def _runs(self, generation: Generation) -> tuple[list[int], list[str]]:
         runs, loose = self.tokenizer.codebook.find_runs(generation.ids)
@@ -133,22 +211,23 @@ class Segmenter:
         return runs, warnings
 
     def _draw(
-        self, generation: Generation, runs: list[int], features: ImageFeatures, image: ProcessedImage
-    ) -> tuple[list[np.ndarray], list[float]]:
-        """Masks (H, W) bool and scores of the targets at `runs`."""
-        if not runs:
-            return [], []
+        self, generations: Sequence[Generation], runs: Sequence[list[int]], prefixes: Sequence[Prefix]
+    ) -> list[torch.Tensor]:
+        """Low-resolution logits of each question's targets, (n, 4g, 4g); all are drawn in one call."""
+        counts = [len(starts) for starts in runs]
+        if not sum(counts):
+            return [torch.empty(0) for _ in runs]
         size = len(self.tokenizer.codebook.ids)
-        at = [start + k for start in runs for k in range(size)]
-        targets = self.tokenizer.codebook.fuse(self.model.target_embeddings(generation.hidden[at]))
-        owner = torch.zeros(len(runs), dtype=torch.long, device=self.model.device)
-        low_res, _ = self.model.decode_targets(targets, features.maps, owner)
-        masks, scores = [], []
-        for logits in low_res:  # one at a time: a 12-megapixel photo's logits are 48 MB a target
-            full = restore_masks(logits[None], image.resized, image.original, self.model.config.image_size)
-            scores.append(float(mask_scores(full)[0]))
-            masks.append((full[0] > 0).cpu().numpy())
-        return masks, scores
+        states = torch.cat(
+            [
+                g.hidden[[s + k for s in starts for k in range(size)]]
+                for g, starts in zip(generations, runs, strict=True)
+            ]
+        )
+        targets = self.tokenizer.codebook.fuse(self.model.target_embeddings(states))
+        owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(counts)).to(self.model.device)
+        sources = [torch.stack(level) for level in zip(*(p.sources for p in prefixes), strict=True)]
+        return list(self.model.decode_from(targets, sources, owner)[0].split(counts))
 
     def _texts(self, generation: Generation, runs: list[int]) -> list[str]:
         size, texts, at = len(self.tokenizer.codebook.ids), [], 0
@@ -156,6 +235,20 @@ class Segmenter:
             texts.append(self.tokenizer.decode(generation.ids[at:start]).strip())
             at = start + size
         return texts
+
+
+def finish_mask(
+    low_res: torch.Tensor, image: ProcessedImage, image_size: int
+) -> tuple[np.ndarray, float, tuple[int, int, int, int]]:
+    """Logits of one target (m, m) -> its mask at the photo's size, score and box."""
+    mask = np.empty(image.original, bool)
+    row, confidence = 0, 0.0
+    for logits in mask_strips(low_res, image.resized, image.original, image_size):
+        inside = logits > 0
+        confidence += float(logits[inside].sigmoid().sum())
+        mask[row : row + len(logits)] = inside.cpu().numpy()
+        row += len(logits)
+    return mask, confidence / (int(mask.sum()) + 1e-6), mask_box(mask)
 
 
 def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -55,7 +55,9 @@ class Recipe:
 class PackedImage:
     """One sample, ready for the model. `prefix` holds IMAGE_ID; the questions and answers branch off it.
 
-    `image` may also be what the frozen tower made of it, (2, g*g, C), computed once and kept.
+    `image` may also be what the frozen tower made of it, (2, g*g, C), computed once and kept. The answers of
+    the last `supposed` branches are wrong: they name what is not there. Their tokens are not learned, but
+    that nothing is to be drawn for them is.
     """
 
     image: ProcessedImage | torch.Tensor
@@ -63,6 +65,7 @@ class PackedImage:
     prefix: list[int]
     branches: list[tuple[list[int], int]]  # ids of question and answer, where the answer starts
     masks: torch.Tensor  # (N, 4g, 4g) float in 0..1, the pixel decoder's own resolution
+    supposed: int = 0
 
 
 def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets: int) -> PackedImage:
@@ -117,10 +120,12 @@ class Losses:
 
 @dataclass
 class Answers:
-    """Teacher-forced answers of a batch: what predicts each answer token, (n, D), and the tokens, (n,)."""
+    """Teacher-forced answers of a batch: what predicts each answer token, (n, D), the tokens, (n,), and
+    whether each is to be learned, (n,) bool."""
 
     hidden: torch.Tensor
     tokens: torch.Tensor
+    learned: torch.Tensor
     image: ImageFeatures
 
     def target_states(self, tokenizer: PromptTokenizer) -> torch.Tensor:
@@ -134,7 +139,7 @@ def encode(model: PixelLM, batch: list[PackedImage]) -> ImageFeatures:
     pixels = [packed.image for packed in batch if isinstance(packed.image, ProcessedImage)]
     seen = iter(torch.stack(model.tower_features(pixels)).unbind(1) if pixels else ())
     kept = [packed.image if isinstance(packed.image, torch.Tensor) else next(seen) for packed in batch]
-    states = torch.stack(kept, dim=1).to(model.device, model.dtype)  # (2, B, g*g, C)
+    states = torch.stack([k.to(model.device, model.dtype) for k in kept], dim=1)  # (2, B, g*g, C)
     return model.project_features(list(states), model.patch_masks([packed.resized for packed in batch]))
 
 
@@ -142,7 +147,7 @@ def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
     """Run packed samples through tower and language model."""
     device = model.device
     image = encode(model, batch)
-    sequences, positions, segments, valid, labels = [], [], [], [], []
+    sequences, positions, segments, valid, labels, truths = [], [], [], [], [], []
     for row, packed in enumerate(batch):
         start = len(packed.prefix) - 1 + image.tokens.shape[1]
         embeds = [model.embed(packed.prefix, image.tokens[row])]
@@ -164,6 +169,7 @@ def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
         positions.append(torch.cat(place))
         segments.append(torch.cat(segment))
         labels.append(torch.cat(label))
+        truths.append(segments[-1] <= len(packed.branches) - packed.supposed)
         valid.append(F.pad(keep, (0, len(sequences[-1]) - start), value=True))
     pad = torch.nn.utils.rnn.pad_sequence
     hidden = model.model(
@@ -176,7 +182,8 @@ def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
     ).last_hidden_state  # (B, T, D)
     wanted = pad(labels, batch_first=True, padding_value=IGNORE).to(device)[:, 1:]
     asked = wanted != IGNORE
-    return Answers(hidden[:, :-1][asked], wanted[asked], image)
+    learned = pad(truths, batch_first=True).to(device)[:, 1:]
+    return Answers(hidden[:, :-1][asked], wanted[asked], learned[asked], image)
 
 
 def forward_losses(
@@ -184,7 +191,8 @@ def forward_losses(
 ) -> Losses:
     """Token cross-entropy on the answers plus BCE and dice on the masks."""
     answers = answer_states(model, batch)
-    ce = F.cross_entropy(model.lm_head(answers.hidden).float(), answers.tokens)
+    told = answers.learned
+    ce = F.cross_entropy(model.lm_head(answers.hidden[told]).float(), answers.tokens[told])
     parts = {"ce": ce.item()}
     states = answers.target_states(tokenizer)
     if not len(states):

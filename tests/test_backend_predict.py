@@ -285,16 +285,47 @@ class TestLatePredictions:
             time.sleep(0.5)
             assert len(label_studio.predictions) == 1
 
-    def test_opening_a_task_where_people_type_prompts_asks_for_nothing(
+    def test_opening_a_task_where_people_type_prompts_asks_for_no_masks(
         self, redis_url: str, ready: Workers, label_studio: LabelStudio
     ) -> None:
         with running_backend(
             redis_url, label_studio_url=label_studio.url, label_studio_api_key="a-legacy-token"
         ) as client:
-            assert ask(client, payload("task_open")) == [[]]
+            for _ in range(2):  # as Label Studio does
+                assert ask(client, payload("task_open")) == [[]]
+            eventually(lambda: ready.seen() == ["warm 8 x 6"], "a worker has looked at the image")
             time.sleep(1)
             assert ask(client, payload("task_open")) == [[]]
+            # The prompt finds a worker that has not looked at the image anew.
+            assert len(masks(ask(client, prompted("the circle"))[0])) == 1
+        assert ready.seen() == ["warm 8 x 6", "the circle"]
         assert label_studio.predictions == []
+
+    @pytest.mark.parametrize("image", [None, "", "\ud800"])
+    def test_opening_a_task_without_a_usable_image(self, redis_url: str, ready: Workers, image: Any) -> None:
+        body = payload("task_open")
+        body["tasks"][0]["data"]["image"] = image
+        with running_backend(redis_url) as client:
+            assert ask(client, body) == [[]]
+        assert ready.seen() == []
+
+    def test_opening_a_task_without_a_worker_leaves_nothing_to_do(
+        self, redis_url: str, workers: Workers
+    ) -> None:
+        with running_backend(redis_url) as client:
+            assert ask(client, payload("task_open")) == [[]]
+            time.sleep(0.5)
+        assert workers.queue.depth().warm == 0
+
+    def test_opening_a_task_does_not_wait_for_a_redis_that_is_down_or_silent(self) -> None:
+        with running_server() as silent:
+            silent.routes.clear()
+            for url in (NOWHERE, f"redis://{silent.address}/0"):
+                with running_backend(url) as client:
+                    client.get("/health")
+                    start_s = time.monotonic()
+                    assert ask(client, payload("task_open")) == [[]]
+                    assert time.monotonic() - start_s < 0.5
 
     def test_the_rest_of_a_batch(self, redis_url: str, ready: Workers, label_studio: LabelStudio) -> None:
         with running_backend(

@@ -20,8 +20,8 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel
 
 from pixellm_model import checkpoint
-from pixellm_model.generate import generate, key_mask
-from pixellm_model.model import IMAGE_ID, PixelLM
+from pixellm_model.generate import Generation, Question, encode_prefixes, generate, key_mask, split_prompt
+from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.preprocess import (
     ProcessedImage,
     mask_scores,
@@ -151,11 +151,11 @@ def test_free_generation(parity: ParitySet, name: str) -> None:
     parity.check(f"{name}/input_ids", _padded(prompts))
     fused = []
     for i, ids in enumerate(prompts):
-        generation = generate(model, ids, features, case["max_new_tokens"], tokenizer.eos_id, pad_id=0)
+        generation = _answer(model, tokenizer, ids, features, case["max_new_tokens"])
         parity.check(f"{name}/output_ids_{i}", torch.tensor([ids + generation.ids]))
         # The reference records the last step's forward: all positions but the newest token's.
         parity.check(
-            f"{name}/llm_key_mask_{i}", key_mask(ids + generation.ids[:-1], features.token_mask[0], 0)[None]
+            f"{name}/llm_key_mask_{i}", key_mask(ids + generation.ids[:-1], features.token_mask[0])[None]
         )
         parity.check(f"{name}/image_tokens_{i}", features.tokens)
         _check_rows(parity, f"{name}/logits_{i}", model.lm_head(generation.hidden))
@@ -166,6 +166,14 @@ def test_free_generation(parity: ParitySet, name: str) -> None:
         parity.check(f"{name}/seg_embeddings_{i}", embeddings)
         fused.append(tokenizer.codebook.fuse(embeddings))
     _check_masks(parity, name, torch.cat(fused), features.maps, image)
+
+
+def _answer(
+    model: PixelLM, tokenizer: PromptTokenizer, ids: list[int], image: ImageFeatures, max_new_tokens: int
+) -> Generation:
+    before, after = split_prompt(ids)
+    question = Question(encode_prefixes(model, before, image)[0], after, max_new_tokens)
+    return generate(model, [question], tokenizer.codebook, tokenizer.eos_id)[0]
 
 
 def _check_rows(parity: ParitySet, key: str, ours: torch.Tensor) -> None:
@@ -219,7 +227,9 @@ def test_teacher_forced(parity: ParitySet, name: str) -> None:
     parity.check(f"{name}/input_ids", ids)
     parity.check(f"{name}/attention_mask", ids != 0)
     features = model.encode_image([image])
-    masks = torch.stack([key_mask(row, features.token_mask[0], 0) for row in ids.tolist()])
+    masks = torch.nn.utils.rnn.pad_sequence(
+        [key_mask(row, features.token_mask[0]) for row in rows], batch_first=True
+    )
     parity.check(f"{name}/llm_key_mask", masks)
     hidden = _hidden(model, ids, features.tokens[0], masks)
     at = parity.tensors[f"{name}/answer_positions"]
@@ -264,7 +274,7 @@ def test_bfloat16(parity: ParitySet, name: str) -> None:
     fused = []
     for i, prompt in enumerate(case["prompts"]):
         ids = tokenizer.encode(prompt)
-        generation = generate(model, ids, features, case["max_new_tokens"], tokenizer.eos_id, pad_id=0)
+        generation = _answer(model, tokenizer, ids, features, case["max_new_tokens"])
         assert torch.equal(torch.tensor([ids + generation.ids]), parity.tensors[f"{name}/output_ids_{i}"])
         runs, _ = tokenizer.codebook.find_runs(generation.ids)
         at = [start + k for start in runs for k in range(len(tokenizer.codebook.ids))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,10 @@ import torch
 from pixellm_model import checkpoint, training
 from pixellm_model.losses import mask_bce, mask_dice
 from pixellm_model.model import PixelLM
+from pixellm_model.preprocess import ProcessedImage
 from pixellm_model.samples import Question, Sample
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, Recipe, forward_losses, pack, train
+from pixellm_model.training import PackedImage, Recipe, branch_off, forward_losses, pack, train
 from support.tiny_model import write_tiny
 
 RECIPE = Recipe(
@@ -61,6 +63,30 @@ def _token_loss(model: PixelLM, tokenizer: PromptTokenizer, packed: PackedImage,
     targets = sum(token == tokenizer.codebook.ids[0] for token in packed.branches[0][0])
     packed.masks = whole.masks[:targets]
     return forward_losses(model, tokenizer, [packed], RECIPE).parts["ce"]
+
+
+def test_supposed_answers_are_not_learned_but_their_empty_masks_are(
+    tiny: tuple[PixelLM, PromptTokenizer],
+) -> None:
+    model, tokenizer = tiny
+    plain = pack(sample(), model, tokenizer, max_targets=6)
+    _, more = branch_off([("the dog", "dog is {seg}.")], model.config, tokenizer)
+    masks = torch.cat([plain.masks, torch.zeros_like(plain.masks[:1])])
+    supposed = PackedImage(plain.image, plain.resized, plain.prefix, plain.branches + more, masks, supposed=1)
+    before = forward_losses(model, tokenizer, [plain], RECIPE).parts
+    after = forward_losses(model, tokenizer, [supposed], RECIPE).parts
+    assert after["ce"] == pytest.approx(before["ce"], rel=1e-4)
+    assert after["bce"] != pytest.approx(before["bce"], rel=1e-3)
+
+
+def test_kept_tower_features_train_as_the_pixels_do(tiny: tuple[PixelLM, PromptTokenizer]) -> None:
+    model, tokenizer = tiny
+    plain = pack(sample(), model, tokenizer, max_targets=6)
+    assert isinstance(plain.image, ProcessedImage)
+    features = torch.stack(model.tower_features([plain.image]))[:, 0]
+    kept = replace(plain, image=features)
+    pixels = forward_losses(model, tokenizer, [plain, plain], RECIPE).parts
+    assert forward_losses(model, tokenizer, [plain, kept], RECIPE).parts == pytest.approx(pixels, rel=1e-4)
 
 
 def test_masks_are_taken_to_the_decoder_grid(tiny: tuple[PixelLM, PromptTokenizer]) -> None:

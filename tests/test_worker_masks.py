@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from worker.contract import CocoRLE
-from worker.masks import from_rle, to_rle
+from worker.masks import from_rle, is_empty, to_rle
 
 
 @given(arrays(bool, st.tuples(st.integers(1, 40), st.integers(1, 40))))
@@ -18,6 +18,7 @@ def test_every_mask_comes_back(mask: np.ndarray) -> None:
     assert rle.size == mask.shape
     back = from_rle(rle)
     assert back.dtype == bool and np.array_equal(back, mask)
+    assert is_empty(rle) == (not mask.any())
 
 
 def test_known_encoding() -> None:

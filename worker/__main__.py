@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from pydantic import ValidationError
 
@@ -20,7 +21,8 @@ def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
     from pixellm_model import Segmenter  # torch takes seconds, and the worker is to be seen before
 
     segmenter = Segmenter.from_pretrained(settings.model_dir, device=settings.device, dtype=settings.dtype)
-    return segmenter, str(segmenter.model.device)
+    # A Question has the fields of the Request that it takes.
+    return cast(Model, segmenter), str(segmenter.model.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -51,6 +51,23 @@ class SegmentJob(_Message):
         return "seg-" + hashlib.sha256(asked.encode()).hexdigest()[:32]
 
 
+class WarmJob(_Message):
+    """An image about which somebody is likely to ask soon; `image` and `model_version` are as in SegmentJob.
+    It has no answer: the worker only prepares for the prompt to come."""
+
+    version: Literal[1] = CONTRACT_VERSION
+    image: str = Field(min_length=1)
+    model_version: str | None = None
+    project: str | None = None
+    task: str | None = None
+
+    @property
+    def job_id(self) -> str:
+        """The same image opened twice is warmed once."""
+        named = self.model_dump_json(include={"version", "image", "model_version"})
+        return "warm-" + hashlib.sha256(named.encode()).hexdigest()[:32]
+
+
 class CocoRLE(_Message):
     """A mask as pycocotools compresses it; `size` is (height, width)."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 import warnings
 from typing import Literal
 
@@ -10,6 +11,9 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
+
+# Python's warning filters belong to the whole process, so only one thread at a time may change them.
+_one_at_a_time = threading.Lock()
 
 ImageErrorKind = Literal[
     "reference", "address", "unreachable", "timeout", "denied", "not_found", "too_large", "format"
@@ -31,7 +35,7 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
     for more than `max_pixels`, which is known from the header before anything is unpacked.
     """
     try:
-        with warnings.catch_warnings():
+        with _one_at_a_time, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks about odd files, one per image, into the log
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=FORMATS)
@@ -39,7 +43,8 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
             if width * height > max_pixels:
                 raise _too_many_pixels(f"{width} x {height} pixels", max_pixels)
             image.load()
-            return _rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _rgb(image)
     except (ImageError, MemoryError):
         raise
     except UnidentifiedImageError:

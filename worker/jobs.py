@@ -1,11 +1,13 @@
-"""The job itself: a question in, the model's answer out. RQ calls `segment` by its name."""
+"""The jobs themselves: questions in, the model's answers out. RQ calls `segment` and `warm` by name."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,12 +16,21 @@ from pydantic import ValidationError
 from rq.timeouts import JobTimeoutException
 
 from pixellm_model import PromptError
-from worker.contract import SegmentJob, SegmentResult, TargetResult
-from worker.fetch import ImageFetcher
+from worker.contract import SegmentJob, SegmentResult, TargetResult, WarmJob
+from worker.image_cache import Images
 from worker.images import ImageError
 from worker.masks import to_rle
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a model is asked: `image` is RGB, `history` holds earlier (prompt, answer) turns about it."""
+
+    image: Image.Image
+    prompt: str
+    history: tuple[tuple[str, str], ...] = ()
 
 
 class Target(Protocol):
@@ -51,27 +62,67 @@ class Model(Protocol):
 
     @property
     def version(self) -> str: ...
-    def segment(self, image: Image.Image, prompt: str, history: Sequence[tuple[str, str]]) -> Segmentation:
-        """`image` is RGB, `history` holds earlier (prompt, answer) turns about it. Raises PromptError,
-        in a sentence for the annotator, for a prompt it cannot take."""
+    def segment_batch(self, requests: Sequence[Question]) -> Sequence[Segmentation | PromptError]:
+        """An answer to each question, in order. A prompt that it cannot take gets a PromptError, in a
+        sentence for the annotator, and the others their answers."""
+
+    def warm(self, image: Image.Image) -> None:
+        """Computes and keeps what depends on `image` alone, so that a prompt about it is answered sooner."""
 
 
 class Engine:
-    """A warm model and the way images come to it."""
+    """A warm model and the way images come to it, up to `batch_size` of them at the same time."""
 
-    def __init__(self, model: Model, fetcher: ImageFetcher) -> None:
+    def __init__(self, model: Model, images: Images, batch_size: int) -> None:
         self._model = model
-        self._fetcher = fetcher
+        self._images = images
+        self._threads = ThreadPoolExecutor(batch_size, thread_name_prefix="fetch")
 
-    def segment(self, job: SegmentJob) -> SegmentResult:
-        """Raises ImageError when the image cannot be had, and whatever the model raises."""
+    def segment(self, jobs: Sequence[SegmentJob]) -> list[SegmentResult | ImageError | PromptError]:
+        """Answers `jobs`, in order, in one call of the model. One without an image, or with a prompt that
+        the model does not take, has the reason in place of an answer. Raises what the model raises."""
         timings: dict[str, float] = {}
         with _timed("fetch", timings):
-            image = self._fetcher.load(job.image, job.task)
-        history = [(turn.prompt, turn.answer) for turn in job.history]
-        found = self._model.segment(image, job.prompt, history)
-        timings |= found.timings
-        with _timed("masks", timings):
+            images = self._fetch(jobs)
+        questions = [
+            Question(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
+            for job, image in zip(jobs, images, strict=True)
+            if isinstance(image, Image.Image)
+        ]
+        found = iter(self._model.segment_batch(questions) if questions else ())
+        return [
+            image if isinstance(image, ImageError) else self._result(job, image, next(found), timings)
+            for job, image in zip(jobs, images, strict=True)
+        ]
+
+    def warm(self, job: WarmJob) -> None:
+        """Raises ImageError when the image cannot be had, and whatever the model raises."""
+        self._model.warm(self._images.load(job.image, job.task))
+
+    def _fetch(self, jobs: Sequence[SegmentJob]) -> list[Image.Image | ImageError]:
+        """The picture of each job, or why it cannot be had. Each is fetched once, all of them at once."""
+        wanted = dict.fromkeys((job.image, job.task) for job in jobs)
+        together = self._threads.map if len(wanted) > 1 else map
+        found = dict(zip(wanted, together(self._load, wanted), strict=True))
+        return [found[job.image, job.task] for job in jobs]
+
+    def _load(self, wanted: tuple[str, str | None]) -> Image.Image | ImageError:
+        try:
+            return self._images.load(*wanted)
+        except ImageError as error:
+            return error
+
+    def _result(
+        self,
+        job: SegmentJob,
+        image: Image.Image,
+        found: Segmentation | PromptError,
+        timings: Mapping[str, float],
+    ) -> SegmentResult | PromptError:
+        if isinstance(found, PromptError):
+            return found
+        own = {**timings, **found.timings}
+        with _timed("masks", own):
             targets = tuple(
                 TargetResult(
                     phrase=target.phrase,
@@ -89,27 +140,48 @@ class Engine:
             height=image.height,
             model_version=self._model.version,
             warnings=tuple(found.warnings),
-            timings=timings,
+            timings=own,
         )
 
 
-# RQ finds the function by its path, so the warm engine of this process has to be found from here.
+# RQ finds the functions by their path, so the warm engine of this process has to be found from here.
 _engine: Engine | None = None
 
 
 def install(engine: Engine) -> None:
-    """Makes `engine` the one that answers in this process."""
+    """Makes `engine` the one that answers in this process; this comes before the first job."""
     global _engine
     _engine = engine
 
 
 def segment(payload: dict[str, Any]) -> dict[str, Any]:
     """Answers one `SegmentJob`, given and returned (`SegmentResult`) as JSON values."""
-    assert _engine is not None, "install() comes before the first job"
-    job = SegmentJob.model_validate(payload)
-    result = _engine.segment(job)
+    (answer,) = segment_batch([payload])
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def segment_batch(payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
+    """Answers several as one; a job that fails alone has its error in place of an answer."""
+    assert _engine is not None
+    answers = _engine.segment([SegmentJob.model_validate(payload) for payload in payloads])
+    return [answer if isinstance(answer, Exception) else _logged(answer, len(answers)) for answer in answers]
+
+
+def warm(payload: dict[str, Any]) -> None:
+    """Does one `WarmJob`, given as JSON values."""
+    assert _engine is not None
+    job = WarmJob.model_validate(payload)
+    timings: dict[str, float] = {}
+    with _timed("warm", timings):
+        _engine.warm(job)
+    log.info("%s: %.2f s", job.job_id, timings["warm"])
+
+
+def _logged(result: SegmentResult, together: int) -> dict[str, Any]:
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
-    log.info("%s: %d targets (%s)", job.job_id, len(result.targets), stages)
+    log.info("%s: %d targets, 1 of %d (%s)", result.job_id, len(result.targets), together, stages)
     return result.model_dump(mode="json")
 
 

@@ -2,7 +2,7 @@
 
 Stock RQ pops from more than one queue with BLPOP: a worker killed before it notes what it took loses the job.
 With one queue it moves the job to an "intermediate" list in the same command. This does that for each queue
-in turn.
+in turn, and for the jobs that are taken along with the first.
 """
 
 from __future__ import annotations
@@ -15,6 +15,18 @@ from rq import Queue
 from rq.intermediate_queue import IntermediateQueue
 from rq.job import Job
 from rq.utils import as_text, now
+
+# KEYS: the queue, its intermediate list. ARGV: how many, the retries of a job not begun, how job keys begin.
+_TAKE_UNBEGUN = """
+local taken = {}
+for nth = 1, tonumber(ARGV[1]) do
+  local id = redis.call('LINDEX', KEYS[1], 0)
+  if not id or redis.call('HGET', ARGV[3] .. id, 'retries_left') ~= ARGV[2] then break end
+  redis.call('LMOVE', KEYS[1], KEYS[2], 'LEFT', 'RIGHT')
+  taken[nth] = id
+end
+return taken
+"""
 
 
 class PriorityQueue(Queue):
@@ -54,6 +66,14 @@ class PriorityQueue(Queue):
             )
             if found is not None:
                 return found
+
+    def take_unbegun(self, count: int, retries: int) -> list[Job]:
+        """The next jobs, at most `count`, up to the first that has not all its `retries` left."""
+        keys = [self.key, self.intermediate_queue.key]
+        args = [count, retries, Job.redis_job_namespace_prefix]
+        ids = self.connection.eval(_TAKE_UNBEGUN, len(keys), *keys, *args)
+        jobs = Job.fetch_many([as_text(id) for id in ids], self.connection, self.serializer) if ids else []
+        return [job for job in jobs if job is not None]
 
     @property
     def intermediate_queue(self) -> IntermediateQueue:

@@ -1,7 +1,7 @@
 """The backend's end of the queue: ask, look up, wait. It needs no torch.
 
 A question is one RQ job named by its content, so that asking twice computes once. Answers are kept for
-`result_ttl_s`; a question that failed may be asked again.
+`result_ttl_s`; a question that failed may be asked again. Images to be warmed have a queue of their own.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Literal, cast
 
 import redis.asyncio
@@ -21,37 +22,52 @@ from redis.backoff import ConstantBackoff
 from redis.retry import Retry
 from rq import Queue
 from rq import Retry as JobRetry
-from rq.exceptions import DuplicateJobError
 from rq.job import Job
 from rq.registry import FailedJobRegistry, StartedJobRegistry
 from rq.results import Result
+from rq.utils import now
 
-from worker.contract import Priority, SegmentJob, SegmentResult
+from worker.contract import Priority, SegmentJob, SegmentResult, WarmJob
 from worker.settings import Settings
 from worker.status import WorkerStatus, published
 
-QUEUE_NAMES: dict[Priority, str] = {"interactive": "pixellm-interactive", "batch": "pixellm-batch"}
-SEGMENT = "worker.jobs.segment"
+# In the order in which workers serve them. Warming comes before batch jobs, because after a thousand of those
+# it would be too late to be of use.
+QUEUE_NAMES: dict[Priority | Literal["warm"], str] = {
+    "interactive": "pixellm-interactive",
+    "warm": "pixellm-warm",
+    "batch": "pixellm-batch",
+}
+SEGMENT, WARM = "worker.jobs.segment", "worker.jobs.warm"
 # A job is begun at most three times: what kills three workers in a row is not run a fourth time.
 RETRIES = 2
 WAITING_TTL_S = 24 * 3600
+# After this time the prompt has come, or its author has gone on; and so long an image counts as warmed.
+WARM_TTL_S = 60
 MAX_WAITERS = 1000
 
 _DIED = f"The worker died while it worked on this, {RETRIES + 1} times in a row; it is not tried again."
 _MISMATCH = "The backend and the worker are of different releases; update both."
 
-_FORGET_FAILURE = """
+# Puts a job into its queue unless it is known. A failure is forgotten first; a job that waits in the batch
+# queue and is now asked for in another is moved.
+# KEYS: the job, its answers, its queue, the batch queue, RQ's set of queues, the failures of each queue.
+# ARGV: the job's id, its queue's name, how many seconds it may wait, its fields.
+_PUT = """
 local status = redis.call('HGET', KEYS[1], 'status')
 if status == 'failed' or status == 'stopped' or status == 'canceled' then
   redis.call('DEL', KEYS[1], KEYS[2])
-  redis.call('ZREM', KEYS[3], ARGV[1])
-  redis.call('ZREM', KEYS[4], ARGV[1])
+  for nth = 6, #KEYS do redis.call('ZREM', KEYS[nth], ARGV[1]) end
+  status = false
 end
-"""
-_PROMOTE = """
-if redis.call('LREM', KEYS[1], 1, ARGV[1]) == 1 then
-  redis.call('RPUSH', KEYS[2], ARGV[1])
-  redis.call('HSET', KEYS[3], 'origin', ARGV[2])
+if not status then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 4))
+  redis.call('EXPIRE', KEYS[1], ARGV[3])
+  redis.call('RPUSH', KEYS[3], ARGV[1])
+  redis.call('SADD', KEYS[5], KEYS[3])
+elseif KEYS[4] ~= KEYS[3] and redis.call('LREM', KEYS[4], 1, ARGV[1]) == 1 then
+  redis.call('RPUSH', KEYS[3], ARGV[1])
+  redis.call('HSET', KEYS[1], 'origin', ARGV[2])
 end
 """
 
@@ -76,6 +92,7 @@ class QueueDepth:
     """Jobs waiting in each queue, and jobs being computed."""
 
     interactive: int
+    warm: int
     batch: int
     running: int
 
@@ -109,46 +126,50 @@ class SegmentQueue:
             max_connections=MAX_WAITERS,
         )
         self._queues = {
-            priority: Queue(name, connection=self._connection, serializer="json")
-            for priority, name in QUEUE_NAMES.items()
+            line: Queue(name, connection=self._connection, serializer="json")
+            for line, name in QUEUE_NAMES.items()
         }
-        self._forget_failure = self._connection.register_script(_FORGET_FAILURE)
-        self._promote = self._connection.register_script(_PROMOTE)
+        self._put_script = self._connection.register_script(_PUT)
 
     def enqueue(self, job: SegmentJob) -> None:
         """Asks, unless the same question is waiting, running or answered already. An interactive request for
         a question that waits as batch moves it to the interactive queue."""
+        retry = JobRetry(max=RETRIES)
+        self._put(SEGMENT, job, self._queues[job.priority], WAITING_TTL_S, self._result_ttl_s, retry)
+
+    def enqueue_warm(self, job: WarmJob) -> None:
+        """Has a worker look at an image ahead of a prompt, unless that was asked a moment ago."""
+        self._put(WARM, job, self._queues["warm"], WARM_TTL_S, WARM_TTL_S)
+
+    def _put(
+        self,
+        function: str,
+        message: SegmentJob | WarmJob,
+        queue: Queue,
+        wait_s: int,
+        keep_s: int,
+        retry: JobRetry | None = None,
+    ) -> None:
+        """RQ's unique `enqueue_call` and what `_PUT` does beside it, in one command instead of four."""
+        job = queue.create_job(
+            function,
+            args=(message.model_dump(mode="json"),),
+            job_id=message.job_id,
+            ttl=wait_s,
+            result_ttl=keep_s,
+            failure_ttl=keep_s,
+            retry=retry,
+            description=f"{function} (project {message.project}, task {message.task})",
+        )
+        job.origin, job.enqueued_at = queue.name, now()
+        lists = [queue.key, self._queues["batch"].key, Queue.redis_queues_keys]
+        failures = [FailedJobRegistry(queue=each).key for each in self._queues.values()]
+        fields = chain.from_iterable(job.to_dict().items())
         with self._available():
-            self._forget_failure(
-                keys=[
-                    Job.key_for(job.job_id),
-                    Result.get_key(job.job_id),
-                    *(FailedJobRegistry(queue=queue).key for queue in self._queues.values()),
-                ],
-                args=[job.job_id],
+            self._put_script(
+                keys=[job.key, Result.get_key(job.id), *lists, *failures],
+                args=[job.id, queue.name, wait_s, *fields],
             )
-            try:
-                self._queues[job.priority].enqueue_call(
-                    SEGMENT,
-                    args=(job.model_dump(mode="json"),),
-                    job_id=job.job_id,
-                    unique=True,
-                    ttl=WAITING_TTL_S,
-                    result_ttl=self._result_ttl_s,
-                    failure_ttl=self._result_ttl_s,
-                    retry=JobRetry(max=RETRIES),
-                    description=f"segment (project {job.project}, task {job.task})",
-                )
-            except DuplicateJobError:
-                if job.priority == "interactive":
-                    self._promote(
-                        keys=[
-                            self._queues["batch"].key,
-                            self._queues["interactive"].key,
-                            Job.key_for(job.job_id),
-                        ],
-                        args=[job.job_id, QUEUE_NAMES["interactive"]],
-                    )
 
     def state(self, job_id: str) -> JobState:
         interactive, batch = self._queues["interactive"].key, self._queues["batch"].key
@@ -194,9 +215,10 @@ class SegmentQueue:
         with self._available(), self._connection.pipeline() as pipe:
             for queue in self._queues.values():
                 pipe.llen(queue.key)
+            for queue in self._queues.values():
                 pipe.zcard(StartedJobRegistry(queue=queue).key)
-            interactive, running_interactive, batch, running_batch = cast(list[int], pipe.execute())
-        return QueueDepth(interactive, batch, running_interactive + running_batch)
+            interactive, warm, batch, *running = cast(list[int], pipe.execute())
+        return QueueDepth(interactive, warm, batch, sum(running))
 
     def worker_status(self) -> tuple[WorkerStatus, ...]:
         """The living workers, those that are ready first; empty when none runs."""

@@ -10,6 +10,7 @@ from PIL import Image
 from redis.exceptions import RedisError
 
 from worker.fetch import ImageFetcher
+from worker.image_cache import CachedImages
 from worker.jobs import Engine, Model, install
 from worker.queue import connect, connect_blocking
 from worker.settings import WorkerSettings
@@ -41,7 +42,9 @@ def serve(
         log.error("Redis (REDIS_URL) cannot be used: %s", error)
         return EXIT_CANNOT_START
 
-    worker = worker_class(connect_blocking(settings.redis_url), settings.job_timeout_s)
+    worker = worker_class(
+        connect_blocking(settings.redis_url), settings.job_timeout_s, settings.worker_batch_size
+    )
     with worker.alive():
         try:
             model, device = load(settings)
@@ -49,7 +52,8 @@ def serve(
             log.error("The model cannot be loaded: %s", error)
             log.debug("traceback", exc_info=error)
             return EXIT_CANNOT_START
-        install(Engine(model, ImageFetcher(settings)))
+        images = CachedImages(ImageFetcher(settings), settings.image_cache_bytes)
+        install(Engine(model, images, settings.worker_batch_size))
         worker.ready(model.version, device)
         log.info("ready: %s on %s", model.version, device)
         worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")

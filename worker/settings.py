@@ -46,6 +46,14 @@ class WorkerSettings(Settings):
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field("auto", description="`auto`, `float32`, `bfloat16` or `float16`.")
     job_timeout_s: int = Field(300, gt=0, description="A segmentation job that runs longer is failed.")
+    worker_batch_size: int = Field(
+        4, gt=0, description="At most this many waiting jobs are answered together; 1: one after the other."
+    )
+    image_cache_bytes: int = Field(
+        256 * 2**20,
+        ge=0,
+        description="Memory for the pictures of the last five minutes; 0: none.",
+    )
     max_image_bytes: int = Field(64 * 2**20, gt=0, description="Larger image files are refused.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Images with more pixels are refused.")
     fetch_timeout_s: float = Field(30.0, gt=0, description="Time limit for downloading one image.")

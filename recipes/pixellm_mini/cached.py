@@ -23,6 +23,7 @@ from pixellm_model import checkpoint
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import process_image
 from pixellm_model.questions import Questioner, Thing
+from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.scenes import Picture, SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.training import PackedImage, branch_off, shrink_mask
@@ -30,7 +31,7 @@ from recipes.pixellm_mini.names import chosen_names
 
 RENDERED = 448  # pixels; the towers see it smaller, as they will see photos
 BATCH = 8
-QUESTIONS, MAX_TARGETS = 8, 12  # a picture, each time it is seen
+QUESTIONS, MAX_TARGETS, SUPPOSED = 8, 12, 3  # a picture, each time it is seen
 SHARES = {"scene": 0.7, "photo": 0.15, "mosaic": 0.15}
 
 
@@ -144,9 +145,23 @@ class CachedSamples:
             if len(masks) + len(question.masks) <= MAX_TARGETS:
                 texts.append((question.text, question.answer))
                 masks += [soft[id(mask)] for mask in question.masks]
+        supposed = self._missing(picture, askable)
+        for name in supposed:
+            texts.append((f"the {name}", f"{name} is {PLACEHOLDER}."))
+            masks.append(torch.zeros_like(picture.masks[0], dtype=torch.float))
         prefix, branches = branch_off(texts, self.config, self.tokenizer)
         drawn = torch.stack(masks) if masks else picture.masks[:0].float()
-        return PackedImage(picture.features, picture.resized, prefix, branches, drawn)
+        return PackedImage(picture.features, picture.resized, prefix, branches, drawn, len(supposed))
+
+    def _missing(self, picture: CachedPicture, askable: list[str]) -> list[str]:
+        """Names of what the picture surely does not show."""
+        nouns = self.renderer.nouns
+        absent = [
+            name
+            for name in dict.fromkeys(askable)
+            if name not in picture.backdrop and not any(nouns.related(name, seen) for seen in picture.names)
+        ]
+        return absent[:SUPPOSED]
 
 
 def main() -> None:

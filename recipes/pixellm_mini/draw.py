@@ -89,12 +89,12 @@ def draw(model: PixelLM, cache: Cache, names: list[str], named: torch.Tensor, mi
             group["lr"] = LR * min(1, (step + 1) / 40) * (0.03 + 0.97 * np.cos(np.pi / 2 * progress))
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                features = torch.stack([p.features for p in pictures], dim=1).float()
+                features = torch.stack([p.features.float() for p in pictures], dim=1)
                 maps = model.project_features(
                     list(features), model.patch_masks([p.resized for p in pictures])
                 ).maps
             noisy = targets + noise * torch.randn_like(targets)
-            logits, _ = decoder(noisy, maps, model.model.prompt_encoder, owner)
+            logits, _ = decoder(noisy, decoder.sources(maps), model.model.prompt_encoder, owner)
         bce = mask_bce(logits.float(), masks, inside).mean()
         dice = mask_dice(logits.float(), masks, inside).mean()
         optimizer.zero_grad()

@@ -1,10 +1,12 @@
-"""Measure a checkpoint on held-out rendered scenes and photos, by free generation.
+"""Measure a checkpoint on rendered scenes and photos that it has not seen, by free generation.
 
     python -m recipes.pixellm_mini.evaluate --model DIR --cutouts DIR --samples 60 --coco DIR --out DIR
 
-Prints one line a kind and writes `report.json` and a contact sheet of predictions. `--coco` names a folder
-with `instances.json` and `images/`: real photos with true masks, of which the mini has seen none; each
-category present is asked for, and as many that are absent. Its masks of one category are compared as one.
+"New scenes" are unseen arrangements of the cut-outs that were trained on, "new things" scenes of cut-outs
+that were not, "photos" held-out photos of one named thing. Prints one line a kind and writes `report.json`
+and contact sheets of predictions. `--coco` names a folder with `instances.json` and `images/`: real photos
+with true masks, of which the mini has seen none; each category present is asked for, and as many that are
+absent. Its masks of one category are compared as one.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from pixellm_model.scenes import SceneRenderer
 from recipes.pixellm_mini.names import chosen_names
 
 SHEET_COLUMNS = 4
+FIRST_SEED = 900_000_000  # no picture trained on has a number like this
 # COCO's words for what the mini's names call otherwise.
 COCO_WORDS = {"mouse": "computer mouse", "dining table": "table", "sports ball": "ball"}
 
@@ -63,10 +66,12 @@ def evaluate(
     model: Path | None, cutouts: Path, count: int, size: int, coco: Path | None, out: Path
 ) -> dict[str, dict[str, float]]:
     segmenter = Segmenter.from_pretrained(model)
-    renderer = SceneRenderer(cutouts, "held_out", size, names=chosen_names())
+    known = SceneRenderer(cutouts, "train", size, names=chosen_names())
+    unknown = SceneRenderer(cutouts, "held_out", size, names=chosen_names())
     kinds: dict[str, list[Sample]] = {
-        "scene": [renderer.render_scene(seed) for seed in range(count)],
-        "photo": [renderer.render_photo(seed) for seed in range(count)],
+        "new scenes": [known.render_scene(FIRST_SEED + seed) for seed in range(count)],
+        "new things": [unknown.render_scene(FIRST_SEED + seed) for seed in range(count)],
+        "photos": [unknown.render_photo(FIRST_SEED + seed) for seed in range(count)],
     }
     if coco:
         kinds["coco"] = coco_samples(coco, chosen_names())
@@ -80,14 +85,15 @@ def evaluate(
                 began = time.perf_counter()
                 result = segmenter.segment(image, question.text, max_new_tokens=128)
                 seconds += time.perf_counter() - began
-                masks = [target.mask for target in result.targets]
+                # A target of which nothing was drawn is shown to nobody.
+                masks = [target.mask for target in result.targets if target.mask.any()]
                 if kind == "coco" and masks:
                     masks = [np.logical_or.reduce(masks)]
                 scores.add(masks, question.masks)
             tiles.append(draw_overlay(image, result.targets, f"{question.text} -> {result.answer}"))
         report[kind] = {**scores.as_dict(), "seconds_a_prompt": round(seconds / scores.questions, 3)}
         print(kind, json.dumps(report[kind]), flush=True)
-        _sheet(tiles[:16]).save(out / f"{kind}.jpg", quality=85)
+        _sheet(tiles[:16]).save(out / f"{kind.replace(' ', '_')}.jpg", quality=85)
     (out / "report.json").write_text(json.dumps({"model": segmenter.version, **report}, indent=2) + "\n")
     return report
 

@@ -1,7 +1,7 @@
 """A real worker process whose model does what the prompt says. Run with REDIS_URL and RECORD (a file) set.
 
 Its argument names the kind: `patient` is the worker as users run it, `hasty` counts a silent worker as dead
-sooner, `taken` and `registered` kill themselves at two moments between taking a job and starting it.
+sooner, `taken` and `begun` kill themselves before and after the jobs they took are noted as running.
 """
 
 from __future__ import annotations
@@ -17,12 +17,11 @@ from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image
-from rq import Queue
 from rq.executions import Execution
 from rq.job import Job
 
 from pixellm_model import PromptError
-from worker.jobs import Model
+from worker.jobs import Model, Question
 from worker.priority_queue import PriorityQueue
 from worker.serve import serve
 from worker.settings import WorkerSettings
@@ -41,31 +40,45 @@ def hang_in_c() -> None:
 
 
 class ObedientModel:
+    """Notes the prompts of each call in one line of RECORD, then does what they say."""
+
     version = "stand-in-1"
 
-    def segment(self, image: Image.Image, prompt: str, history: Sequence[tuple[str, str]]) -> SimpleNamespace:
-        with Path(os.environ["RECORD"]).open("a") as record:
-            record.write(f"{prompt}\n")
-        match prompt.split():
-            case ["sleep", seconds, *_]:
-                time.sleep(float(seconds))
-            case ["die"]:
-                die()
-            case ["hang"]:
-                hang_in_c()
-            case ["raise"]:
-                raise RuntimeError("an internal detail")
-            case ["refuse"]:
-                raise PromptError("The prompt is too long for the model; shorten it.")
-        mask = np.zeros((image.height, image.width), dtype=bool)
-        mask[:2, :3] = True
-        target = SimpleNamespace(phrase=prompt, mask=mask, score=0.75, box=(0, 0, 3, 2))
-        return SimpleNamespace(
-            answer=f"{prompt}, after {len(history)} turns [1]",
-            targets=(target,),
-            warnings=("a warning",),
-            timings={"generate": 0.1},
-        )
+    def segment_batch(self, requests: Sequence[Question]) -> list[SimpleNamespace | PromptError]:
+        note("\t".join(question.prompt for question in requests))
+        return [obey(question) for question in requests]
+
+    def warm(self, image: Image.Image) -> None:
+        note(f"warm {image.width} x {image.height}")
+
+
+def note(line: str) -> None:
+    with Path(os.environ["RECORD"]).open("a") as record:
+        record.write(f"{line}\n")
+
+
+def obey(question: Question) -> SimpleNamespace | PromptError:
+    match question.prompt.split():
+        case ["sleep", seconds, *_]:
+            time.sleep(float(seconds))
+        case ["die"]:
+            die()
+        case ["hang"]:
+            hang_in_c()
+        case ["raise"]:
+            raise RuntimeError("an internal detail")
+        case ["refuse"]:
+            return PromptError("The prompt is too long for the model; shorten it.")
+    image = question.image
+    mask = np.zeros((image.height, image.width), dtype=bool)
+    mask[:2, :3] = True
+    target = SimpleNamespace(phrase=question.prompt, mask=mask, score=0.75, box=(0, 0, 3, 2))
+    return SimpleNamespace(
+        answer=f"{question.prompt}, after {len(question.history)} turns [1]",
+        targets=(target,),
+        warnings=("a warning",),
+        timings={"generate": 0.1},
+    )
 
 
 class HastyQueue(PriorityQueue):
@@ -80,13 +93,14 @@ class HastyWorker(WarmWorker):
 
 
 class DiesWhenTaken(HastyWorker):
-    def execute_job(self, job: Job, queue: Queue) -> None:
+    def _begin(self, jobs: Sequence[Job]) -> list[Execution]:
         die()
+        raise AssertionError("dead by now")
 
 
-class DiesWhenRegistered(HastyWorker):
-    def prepare_execution(self, job: Job) -> Execution:
-        super().prepare_execution(job)
+class DiesWhenBegun(HastyWorker):
+    def _begin(self, jobs: Sequence[Job]) -> list[Execution]:
+        super()._begin(jobs)
         die()
         raise AssertionError("dead by now")
 
@@ -95,13 +109,13 @@ WORKERS = {
     "patient": WarmWorker,
     "hasty": HastyWorker,
     "taken": DiesWhenTaken,
-    "registered": DiesWhenRegistered,
+    "begun": DiesWhenBegun,
 }
 
 
 def load(settings: WorkerSettings) -> tuple[Model, str]:
     time.sleep(float(os.environ.get("LOAD_S", "0")))
-    return ObedientModel(), "cpu"
+    return ObedientModel(), os.environ.get("DEVICE", "cpu")
 
 
 if __name__ == "__main__":

@@ -66,16 +66,25 @@ def write_tiny(folder: Path, tower: str = "dinov2", seed: int = 0) -> Path:
 
 
 class ScriptedHead(torch.nn.Module):
-    """An lm_head that says `ids` in order, whatever the hidden states: a random model names no target."""
+    """An lm_head that says `ids` from the end of the prompt on, whatever the hidden states: a random model
+    names no target. It goes by positions, so that a guess which is taken back does not advance it."""
 
-    def __init__(self, head: torch.nn.Linear, ids: list[int]):
+    def __init__(self, model: PixelLM, ids: list[int]):
         super().__init__()
-        self.weight = head.weight
+        self.weight = model.lm_head.weight
         self._ids = ids
-        self._at = 0
+        self._first: int | None = None
+        self._positions = torch.empty(0)
+        model.model.register_forward_pre_hook(self._listen, with_kwargs=True)
+
+    def _listen(
+        self, _module: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, torch.Tensor]
+    ) -> None:
+        self._positions = kwargs["position_ids"]
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        logits = torch.zeros(*hidden.shape[:-1], self.weight.shape[0])
-        logits[..., self._ids[self._at % len(self._ids)]] = 1.0
-        self._at += 1
-        return logits
+        positions = self._positions[:, -hidden.shape[1] :]
+        if self._first is None:
+            self._first = int(positions[0, -1])
+        said = torch.tensor(self._ids)[(positions - self._first) % len(self._ids)]
+        return torch.nn.functional.one_hot(said, self.weight.shape[0]).float()

@@ -24,10 +24,14 @@ ROOT = SUPPORT.parent.parent
 PATIENCE_S = 40.0
 
 
-def data_url(width: int = 8, height: int = 6) -> str:
+def png(width: int = 8, height: int = 6) -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (width, height), "red").save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+    return file.getvalue()
+
+
+def data_url(width: int = 8, height: int = 6) -> str:
+    return "data:image/png;base64," + base64.b64encode(png(width, height)).decode()
 
 
 def question(prompt: str, priority: Priority = "interactive", image: str | None = None) -> SegmentJob:
@@ -80,7 +84,11 @@ class Workers:
 
     def seen(self) -> list[str]:
         """The prompts the models were given, in order."""
-        return self.record.read_text().splitlines()
+        return [prompt for together in self.batches() for prompt in together]
+
+    def batches(self) -> list[list[str]]:
+        """The same, as they were given together."""
+        return [line.split("\t") for line in self.record.read_text().splitlines()]
 
     def answer(self, job: SegmentJob, timeout_s: float = PATIENCE_S) -> JobState:
         async def ask() -> JobState:

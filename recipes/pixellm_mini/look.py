@@ -1,0 +1,133 @@
+"""Teach the language model to look: whether what is named is there.
+
+    python -m recipes.pixellm_mini.look --base DIR --cutouts DIR --cache DIR --init FILE --out FILE
+
+An answer decides it with its first words ("dog is ..." or "There is no dog ..."), a few tokens among the many
+of a whole answer. Here nothing else is asked: many short questions about each picture, half of them for what
+is missing, and only the first words of their answers are learned. That is many times the decisions a minute
+that whole answers give.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from pixellm_model import checkpoint
+from pixellm_model.model import PixelLM
+from pixellm_model.questions import NAMED
+from pixellm_model.samples import PLACEHOLDER
+from pixellm_model.scenes import SceneRenderer
+from pixellm_model.tokenizer import PromptTokenizer
+from pixellm_model.training import PackedImage, answer_states, branch_off
+from recipes.pixellm_mini.cached import Cache, CachedPicture
+from recipes.pixellm_mini.names import chosen_names
+from recipes.pixellm_mini.state import load_state, save_state
+
+PICTURES = 6  # a step
+FIRST_WORDS = 3  # tokens of each answer
+MOST_PRESENT = 6
+
+
+def decisions(
+    picture: CachedPicture, renderer: SceneRenderer, rng: np.random.Generator
+) -> list[tuple[str, str]]:
+    """Questions with answers about one picture: as many for what is missing as for what is there."""
+    nouns, names = renderer.nouns, renderer.names
+    present = list(dict.fromkeys(picture.names))[:MOST_PRESENT]
+    categories = {nouns[name].category for name in present}
+    alike = [name for name in names if nouns[name].category in categories]
+    texts = []
+    for name in present:
+        word = str(rng.choice([name, name, *nouns[name].synonyms]))
+        texts.append((word, f"{word} is {PLACEHOLDER}."))
+    missing: list[str] = []
+    for _ in range(60):
+        if len(missing) == len(present):
+            break
+        pool = alike if rng.random() < 0.5 else renderer.askable(rng)
+        name = str(rng.choice(pool))
+        unfair = name in picture.backdrop or any(nouns.related(name, seen) for seen in picture.names)
+        if not unfair and name not in missing:
+            missing.append(name)
+    for name in missing:
+        word = str(rng.choice([name, name, *nouns[name].synonyms]))
+        texts.append((word, f"There is no {word} in this image."))
+    return [(NAMED[int(rng.integers(len(NAMED)))].format(x=word), answer) for word, answer in texts]
+
+
+def look(
+    model: PixelLM,
+    tokenizer: PromptTokenizer,
+    cache: Cache,
+    renderer: SceneRenderer,
+    minutes: float,
+    lr: float,
+    seed: int,
+) -> None:
+    """Train language model and `mm_projector` of `model` in place."""
+    model.requires_grad_(False)
+    parts = (model.model.layers, model.model.embed_tokens, model.model.norm, model.model.mm_projector)
+    parameters = [p for part in parts for p in part.parameters()]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
+    rng, began, step = np.random.default_rng(seed), time.monotonic(), 0
+    no = tokenizer.encode("There")[1]
+    counts = [0.0] * 4
+    while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
+        batch = []
+        for index in rng.choice(len(cache), PICTURES, replace=False):
+            picture = cache[int(index)]
+            prefix, branches = branch_off(decisions(picture, renderer, rng), model.config, tokenizer)
+            short = [(ids[: at + FIRST_WORDS], at) for ids, at in branches]
+            batch.append(PackedImage(picture.features, picture.resized, prefix, short, torch.zeros(0)))
+        for group in optimizer.param_groups:
+            group["lr"] = lr * min(1, (step + 1) / 40) * (0.03 + 0.97 * np.cos(np.pi / 2 * progress))
+        with torch.autocast("cpu", torch.bfloat16):
+            answers = answer_states(model, batch)
+            logits = model.lm_head(answers.hidden).float()
+        loss = F.cross_entropy(logits, answers.tokens)
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step += 1
+        first = answers.tokens.reshape(-1, FIRST_WORDS)[:, 0]
+        said = logits.argmax(-1).reshape(-1, FIRST_WORDS)[:, 0]
+        missing, denied = first == no, said == no
+        for number, event in enumerate((~missing, ~missing & ~denied, missing, missing & denied)):
+            counts[number] = 0.95 * counts[number] + int(event.sum())
+        if step % 20 == 0:
+            print(
+                f"{step}: loss {loss:.3f} found {counts[1] / counts[0]:.3f} "
+                f"refused {counts[3] / counts[2]:.3f}",
+                flush=True,
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    for name in ("--base", "--cutouts", "--cache", "--init", "--out"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=6.0)
+    parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    torch.manual_seed(0)
+    model, tokenizer = checkpoint.load(args.base, dtype=torch.float32)
+    load_state(model, args.init)
+    renderer = SceneRenderer(args.cutouts, names=chosen_names())
+    look(model, tokenizer, Cache(args.cache), renderer, args.minutes, args.lr, args.seed)
+    save_state(model, args.out)
+
+
+if __name__ == "__main__":
+    main()
