@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from PIL import Image
 from redis.exceptions import RedisError
+from rq.exceptions import StopRequested
 
 from worker.fetch import ImageFetcher
 from worker.image_cache import CachedImages
@@ -54,7 +56,8 @@ def serve(
             return EXIT_CANNOT_START
         images = CachedImages(ImageFetcher(settings), settings.image_cache_bytes)
         install(Engine(model, images, settings.worker_batch_size))
-        worker.ready(model.version, device)
-        log.info("ready: %s on %s", model.version, device)
-        worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
+        with suppress(StopRequested):  # before the work begins
+            worker.ready(model.version, device)
+            log.info("ready: %s on %s", model.version, device)
+            worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
     return 0 if worker.stopped_on_request else EXIT_FAILED

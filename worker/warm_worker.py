@@ -91,6 +91,8 @@ class WarmWorker(SimpleWorker):
             withdraw(self.connection, self._status)
 
     def ready(self, model_version: str, device: str) -> None:
+        """To be followed by `work`. From here on a signal to stop raises rq's StopRequested between jobs."""
+        self._install_signal_handlers()
         self._status = self._status.model_copy(
             update={"state": "ready", "model_version": model_version, "device": device}
         )
@@ -139,8 +141,8 @@ class WarmWorker(SimpleWorker):
         return queue.take_unbegun(room, RETRIES) if room and job.retries_left == RETRIES else []
 
     def _largest_batch(self, queue: PriorityQueue) -> int:
-        """A prompt that comes in while batch jobs are answered waits for all of them. On a GPU that is little
-        longer than for one; on two CPU cores four take nearly three times as long, so there it is one."""
+        """A prompt that comes in while batch jobs are answered waits for all of them. On two CPU cores four
+        take nearly three times as long as one, so there it is one; a GPU is taken to have room for them."""
         lone = queue.name == QUEUE_NAMES["batch"] and self._status.device == "cpu"
         return 1 if lone else self.batch_size
 
