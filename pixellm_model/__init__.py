@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 from pixellm_model.errors import CheckpointError, PromptError
 
 if TYPE_CHECKING:
+    from pixellm_model.prefix_cache import PrefixCache
     from pixellm_model.segmenter import Request, Segmentation, Segmenter, Target
 
-__all__ = ["CheckpointError", "PromptError", "Request", "Segmentation", "Segmenter", "Target"]
+__all__ = ["CheckpointError", "PrefixCache", "PromptError", "Request", "Segmentation", "Segmenter", "Target"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,9 +18,13 @@ from worker.settings import WorkerSettings
 def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
     if settings.model_dir is not None and not settings.model_dir.is_dir():
         raise NotADirectoryError(f"{settings.model_dir} (MODEL_DIR) is not a folder")
-    from pixellm_model import Segmenter  # torch takes seconds, and the worker is to be seen before
+    # torch takes seconds to import, and the worker is to be seen before
+    from pixellm_model import PrefixCache, Segmenter
 
-    segmenter = Segmenter.from_pretrained(settings.model_dir, device=settings.device, dtype=settings.dtype)
+    cache = PrefixCache(settings.prefix_cache_bytes)
+    segmenter = Segmenter.from_pretrained(
+        settings.model_dir, device=settings.device, dtype=settings.dtype, cache=cache
+    )
     # A Question has the fields of the Request that it takes.
     return cast(Model, segmenter), str(segmenter.model.device)
 

@@ -54,6 +54,11 @@ class WorkerSettings(Settings):
         ge=0,
         description="Memory for the pictures of the last five minutes; 0: none.",
     )
+    prefix_cache_bytes: int = Field(
+        512 * 2**20,
+        ge=0,
+        description="The device's memory for what the model knows of images it was asked about; 0: none.",
+    )
     max_image_bytes: int = Field(64 * 2**20, gt=0, description="Larger image files are refused.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Images with more pixels are refused.")
     fetch_timeout_s: float = Field(30.0, gt=0, description="Time limit for downloading one image.")
