@@ -4,9 +4,10 @@ The reference has no cache: it runs the tower and the whole prompt again for eve
 the change: padded image tokens stay hidden in every step, and positions count them all the same
 (specification sections 4.4 and 9).
 
-After [SEG0] the other codebook tokens are all but certain, so they are fed with it in one forward. The same
-forward says what the model would have said after each of them; from the first token that differs on, the
-guess is taken back. The tokens are therefore those of decoding one by one.
+After [SEG0] the other codebook tokens are all but certain, and what followed a token in an earlier answer is
+likely to follow it again. Such guesses are fed with the token in one forward. The same forward says what the
+model would have said after each of them; from the first token that differs on, the guess is taken back. The
+tokens are therefore those of decoding one by one.
 """
 
 from __future__ import annotations
@@ -25,6 +26,22 @@ from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.prefix_cache import Prefix
 
 GROWTH = 64  # slots by which a full layer grows
+GUESSED = 8  # tokens ahead; a target and what follows it
+
+
+class Guesses:
+    """What is likely to follow a token: the rest of a target after its first token, else what followed it in
+    the newest answer that had it. Wrong guesses cost a little time and change nothing."""
+
+    def __init__(self, codebook: Codebook):
+        self._after: dict[int, list[int]] = {codebook.ids[0]: list(codebook.ids[1:])}
+
+    def after(self, token: int) -> list[int]:
+        return self._after.get(token, [])
+
+    def learn(self, answer: list[int]) -> None:
+        for at, token in enumerate(answer[:-1]):
+            self._after[token] = answer[at + 1 : at + 1 + GUESSED]
 
 
 @dataclass(frozen=True)
@@ -81,11 +98,11 @@ def encode_prefixes(model: PixelLM, prefix_ids: list[int], image: ImageFeatures)
 
 @torch.inference_mode()
 def generate(
-    model: PixelLM, questions: Sequence[Question], codebook: Codebook, eos_id: int, guess: bool = True
+    model: PixelLM, questions: Sequence[Question], eos_id: int, guesses: Guesses | None = None
 ) -> list[Generation]:
     """Answer questions together, each until its end token or limit; an answered one leaves the batch.
 
-    The prefixes must be of one length. `guess` False feeds codebook tokens one by one.
+    The prefixes must be of one length. Without `guesses` tokens are fed one by one.
     """
     rows = [_Row(question, number) for number, question in enumerate(questions)]
     answers: dict[int, Generation] = {}
@@ -113,9 +130,7 @@ def generate(
         asked = max(row.asked for row in rows)
         predicted = model.lm_head(states[:, -asked:]).argmax(-1).tolist()
         for number, row in enumerate(rows):
-            kept = row.read(
-                states[number, -row.asked :], predicted[number][-row.asked :], codebook, eos_id, guess
-            )
+            kept = row.read(states[number, -row.asked :], predicted[number][-row.asked :], eos_id, guesses)
             if kept < len(row.former):  # the guess was wrong from there on: hide what it left in the slots
                 seen[number, seen.shape[1] - len(row.former) + kept :] = False
         for row in rows:
@@ -148,9 +163,7 @@ class _Row:
         self.position = len(self.question.prefix.visible)
         self.asked = 1
 
-    def read(
-        self, states: torch.Tensor, predicted: list[int], codebook: Codebook, eos_id: int, guess: bool
-    ) -> int:
+    def read(self, states: torch.Tensor, predicted: list[int], eos_id: int, guesses: Guesses | None) -> int:
         """Take what the fed tokens predict; returns how many of them were rightly fed."""
         self.former = self.pending
         unasked = len(self.pending) - self.asked
@@ -165,8 +178,7 @@ class _Row:
             if unasked + right < len(self.pending) and self.pending[unasked + right] != token:
                 break
         self.position += unasked + right
-        starts = guess and self.ids[-1] == codebook.ids[0]
-        self.pending = list(codebook.ids) if starts else [self.ids[-1]]
+        self.pending = [token, *(guesses.after(token) if guesses else [])]
         self.asked = len(self.pending)
         return unasked + right
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixellm_model import checkpoint
 from pixellm_model.errors import PromptError
-from pixellm_model.generate import Generation, Question, encode_prefixes, generate, split_prompt
+from pixellm_model.generate import Generation, Guesses, Question, encode_prefixes, generate, split_prompt
 from pixellm_model.model import PixelLM
 from pixellm_model.phrases import name_targets
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
@@ -74,6 +74,7 @@ class Segmenter:
         self.version = version
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
+        self._guesses = Guesses(tokenizer.codebook)
         self._lock = threading.Lock()
 
     @classmethod
@@ -169,7 +170,9 @@ class Segmenter:
         prefixes = self._prefixes(images)
         clock.lap("encode")
         questions = [Question(prefix, ids, room) for prefix, (ids, room) in zip(prefixes, asked, strict=True)]
-        generations = generate(self.model, questions, self.tokenizer.codebook, self.tokenizer.eos_id)
+        generations = generate(self.model, questions, self.tokenizer.eos_id, self._guesses)
+        for generation in generations:
+            self._guesses.learn(generation.ids)
         clock.lap("generate")
         found = [self._runs(generation) for generation in generations]
         low_res = self._draw(generations, [runs for runs, _ in found], prefixes)

@@ -12,7 +12,15 @@ import torch
 from PIL import Image
 
 from pixellm_model import PromptError, Request, Segmentation, Segmenter
-from pixellm_model.generate import Generation, Question, encode_prefixes, generate, key_mask, split_prompt
+from pixellm_model.generate import (
+    Generation,
+    Guesses,
+    Question,
+    encode_prefixes,
+    generate,
+    key_mask,
+    split_prompt,
+)
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.preprocess import ProcessedImage, mask_scores, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
@@ -48,10 +56,10 @@ def question(segmenter: Segmenter, image: Image.Image, prompt: str, room: int = 
     return Question(encode_prefixes(model, before, features)[0], after, room)
 
 
-def answers(segmenter: Segmenter, questions: Sequence[Question], guess: bool = True) -> list[Generation]:
-    return generate(
-        segmenter.model, questions, segmenter.tokenizer.codebook, segmenter.tokenizer.eos_id, guess=guess
-    )
+def answers(
+    segmenter: Segmenter, questions: Sequence[Question], guesses: Guesses | None = None
+) -> list[Generation]:
+    return generate(segmenter.model, questions, segmenter.tokenizer.eos_id, guesses)
 
 
 def assert_same(one: Generation, other: Generation) -> None:
@@ -76,7 +84,7 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
     ids = tokenizer.encode(build_prompt(model.config, tokenizer, "the cup"))
     before, after = split_prompt(ids)
     asked = Question(encode_prefixes(model, before, image)[0], after, 12)
-    generation = generate(model, [asked], tokenizer.codebook, eos_id=-1)[0]
+    generation = generate(model, [asked], -1, Guesses(tokenizer.codebook))[0]
     whole = ids + generation.ids[:-1]
     hidden = model.model(
         inputs_embeds=model.embed(whole, image.tokens[0])[None],
@@ -96,19 +104,29 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
         "There is no cup in this image.",
     ],
 )
-def test_guessed_targets_equal_those_decoded_one_by_one(segmenter: Segmenter, answer: str) -> None:
+def test_guessed_tokens_equal_those_decoded_one_by_one(segmenter: Segmenter, answer: str) -> None:
     tokenizer, head = segmenter.tokenizer, segmenter.model.lm_head
     ids = tokenizer.encode(answer.replace("{seg}", tokenizer.codebook.text))[1:]
     asked = question(segmenter, photo(), "the cup", room=64)
     try:
         found = []
-        for guess in (True, False):
+        for earlier in (
+            None,
+            [],
+            ids,
+            [*ids[1:], *ids],
+            ids[::-1],
+        ):  # answers it guesses from, wrong ones too
+            guesses = None if earlier is None else Guesses(tokenizer.codebook)
+            if guesses and earlier:
+                guesses.learn(earlier)
             segmenter.model.lm_head = ScriptedHead(segmenter.model, [*ids, tokenizer.eos_id])
-            found.append(answers(segmenter, [asked], guess)[0])
+            found.append(answers(segmenter, [asked], guesses)[0])
     finally:
         segmenter.model.lm_head = head
-    assert found[1].ids == [*ids, tokenizer.eos_id]
-    assert_same(*found)
+    assert found[0].ids == [*ids, tokenizer.eos_id]
+    for guessed in found[1:]:
+        assert_same(guessed, found[0])
 
 
 def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
@@ -116,7 +134,8 @@ def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
     ids = tokenizer.encode(tokenizer.codebook.text)[1:]
     try:
         segmenter.model.lm_head = ScriptedHead(segmenter.model, ids)
-        generation = answers(segmenter, [question(segmenter, photo(), "cup", room=4)])[0]
+        asked = question(segmenter, photo(), "cup", room=4)
+        generation = answers(segmenter, [asked], Guesses(tokenizer.codebook))[0]
     finally:
         segmenter.model.lm_head = head
     assert generation.ids == ids[:4] and len(generation.hidden) == 4 and not generation.finished
@@ -128,7 +147,8 @@ def test_a_batch_answers_as_one_by_one_would(segmenter: Segmenter) -> None:
         question(segmenter, photo(*size, seed=n), prompt, room=6 + 9 * n)
         for n, (size, prompt) in enumerate(zip(sizes, PROMPTS, strict=True))
     ]
-    for together, single in zip(answers(segmenter, asked), asked, strict=True):
+    guesses = Guesses(segmenter.tokenizer.codebook)
+    for together, single in zip(answers(segmenter, asked, guesses), asked, strict=True):
         assert_same(together, answers(segmenter, [single])[0])
 
 

@@ -20,7 +20,15 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel
 
 from pixellm_model import checkpoint
-from pixellm_model.generate import Generation, Question, encode_prefixes, generate, key_mask, split_prompt
+from pixellm_model.generate import (
+    Generation,
+    Guesses,
+    Question,
+    encode_prefixes,
+    generate,
+    key_mask,
+    split_prompt,
+)
 from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.preprocess import (
     ProcessedImage,
@@ -173,7 +181,7 @@ def _answer(
 ) -> Generation:
     before, after = split_prompt(ids)
     question = Question(encode_prefixes(model, before, image)[0], after, max_new_tokens)
-    return generate(model, [question], tokenizer.codebook, tokenizer.eos_id)[0]
+    return generate(model, [question], tokenizer.eos_id, Guesses(tokenizer.codebook))[0]
 
 
 def _check_rows(parity: ParitySet, key: str, ours: torch.Tensor) -> None:
