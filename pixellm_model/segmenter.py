@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,6 +27,7 @@ from pixellm_model.tokenizer import PromptTokenizer
 MINI = Path(__file__).parent / "mini"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_NEW_TOKENS = 512
+Item = TypeVar("Item")
 CACHE_BYTES = 512 * 2**20  # of the cache a segmenter makes for itself
 
 
@@ -194,10 +197,12 @@ class Segmenter:
         keys = [image_key(image, self.version) for image in images]
         known = {key: found for key in dict.fromkeys(keys) if (found := self.cache.get(key)) is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
-        if new:
-            features = self.model.encode_image(list(new.values()))
+        # A batch of images fills a GPU; on a CPU it only leaves the caches sooner.
+        together = len(new) if self.model.device.type == "cuda" else 1
+        for some in batched(new.items(), max(1, together)):
+            features = self.model.encode_image([image for _, image in some])
             encoded = encode_prefixes(self.model, self._prefix_ids, features)
-            for key, prefix in zip(new, encoded, strict=True):
+            for (key, _), prefix in zip(some, encoded, strict=True):
                 self.cache.put(key, prefix)
                 known[key] = prefix
         return [known[key] for key in keys]
@@ -269,6 +274,13 @@ def _display(texts: list[str]) -> str:
         space = "" if text[:1] in {",", ".", ";", ":", "!", "?"} else " "
         answer += f" [{number}]{space}{text}"
     return answer.strip()
+
+
+def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Lists of up to `size` items, in order; itertools has it from Python 3.12 on."""
+    rest = iter(items)
+    while some := list(islice(rest, size)):
+        yield some
 
 
 class _Clock:
