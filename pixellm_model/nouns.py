@@ -1,6 +1,7 @@
 """The names of things that rendered scenes speak about, and how those names relate."""
 
 import json
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,6 +65,10 @@ class Nouns:
         while name is not None and name != wide:
             name = self.by_name[name].parent
         return name is not None
+
+    def absent(self, name: str, seen: Iterable[str], backdrop: Container[str]) -> bool:
+        """Whether `name` may be asked for as missing where `seen` are, and `backdrop` may be behind them."""
+        return name not in backdrop and not any(self.related(name, other) for other in seen)
 
     def related(self, one: str, other: str) -> bool:
         """Whether asking for `one` where only `other` is seen would be unfair."""

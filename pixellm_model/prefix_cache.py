@@ -48,12 +48,12 @@ def image_key(image: ProcessedImage, version: str) -> str:
 class PrefixCache:
     """Least recently used prefixes within `max_bytes`. Safe to use from several threads.
 
-    A prefix larger than the bound is not kept. Hits and misses are counted for metrics.
+    A prefix larger than the bound is not kept. `hits` counts what was found.
     """
 
     def __init__(self, max_bytes: int):
         self.max_bytes = max_bytes
-        self.nbytes = self.hits = self.misses = 0
+        self.nbytes = self.hits = 0
         self._entries: OrderedDict[str, Prefix] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -63,9 +63,7 @@ class PrefixCache:
     def get(self, key: str) -> Prefix | None:
         with self._lock:
             found = self._entries.get(key)
-            if found is None:
-                self.misses += 1
-            else:
+            if found is not None:
                 self.hits += 1
                 self._entries.move_to_end(key)
             return found

@@ -319,8 +319,7 @@ class Questioner:
             if len(chosen) == count:
                 break
             name = self._pick(alike if alike and self.rng.random() < 0.5 else self.askable)
-            unfair = name in self.backdrop or any(self.nouns.related(name, seen) for seen in self.names)
-            if not unfair and name not in chosen:
+            if name not in chosen and self.nouns.absent(name, self.names, self.backdrop):
                 chosen.append(name)
         return chosen
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -22,12 +20,12 @@ from pixellm_model.phrases import name_targets
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image
 from pixellm_model.prompt import build_prompt
+from pixellm_model.request import Request
 from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parent / "mini"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_NEW_TOKENS = 512
-Item = TypeVar("Item")
 CACHE_BYTES = 512 * 2**20  # of the cache a segmenter makes for itself
 
 
@@ -40,15 +38,6 @@ class Target:
     mask: np.ndarray
     score: float
     box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt about an image; `history` holds earlier (prompt, answer) turns about it."""
-
-    image: Image.Image
-    prompt: str
-    history: Sequence[tuple[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -135,7 +124,7 @@ class Segmenter:
 
         The `timings` of a Segmentation are those of the batch it was answered in.
         """
-        answers: list[Segmentation | PromptError | None] = [None] * len(requests)
+        answers: dict[int, Segmentation | PromptError] = {}
         asked: dict[int, tuple[list[int], int]] = {}
         for number, request in enumerate(requests):
             try:
@@ -145,9 +134,8 @@ class Segmenter:
         if asked:
             with self._lock, torch.inference_mode():
                 found = self._answer([requests[number] for number in asked], list(asked.values()))
-            for number, answer in zip(asked, found, strict=True):
-                answers[number] = answer
-        return [answer for answer in answers if answer is not None]
+            answers |= zip(asked, found, strict=True)
+        return [answers[number] for number in range(len(requests))]
 
     def warm(self, image: Image.Image) -> None:
         """Compute what depends on the image alone, for prompts to come."""
@@ -193,16 +181,16 @@ class Segmenter:
         return answers
 
     def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
-        """What is known of each image; those not yet in the cache are encoded together, each once."""
+        """What is known of each image; those not yet in the cache are encoded, each once."""
         keys = [image_key(image, self.version) for image in images]
         known = {key: found for key in dict.fromkeys(keys) if (found := self.cache.get(key)) is not None}
         new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
         # A batch of images fills a GPU; on a CPU it only leaves the caches sooner.
-        together = len(new) if self.model.device.type == "cuda" else 1
-        for some in batched(new.items(), max(1, together)):
-            features = self.model.encode_image([image for _, image in some])
+        groups = [list(new)] if new and self.model.device.type == "cuda" else [[key] for key in new]
+        for group in groups:
+            features = self.model.encode_image([new[key] for key in group])
             encoded = encode_prefixes(self.model, self._prefix_ids, features)
-            for (key, _), prefix in zip(some, encoded, strict=True):
+            for key, prefix in zip(group, encoded, strict=True):
                 self.cache.put(key, prefix)
                 known[key] = prefix
         return [known[key] for key in keys]
@@ -274,13 +262,6 @@ def _display(texts: list[str]) -> str:
         space = "" if text[:1] in {",", ".", ";", ":", "!", "?"} else " "
         answer += f" [{number}]{space}{text}"
     return answer.strip()
-
-
-def batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    """Lists of up to `size` items, in order; itertools has it from Python 3.12 on."""
-    rest = iter(items)
-    while some := list(islice(rest, size)):
-        yield some
 
 
 class _Clock:

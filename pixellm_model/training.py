@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from PIL import Image
 
 from pixellm_model.config import PixelLMConfig
+from pixellm_model.generate import key_mask, split_prompt
 from pixellm_model.losses import mask_bce, mask_dice
-from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
+from pixellm_model.model import ImageFeatures, PixelLM
 from pixellm_model.preprocess import ProcessedImage, process_image
 from pixellm_model.prompt import build_prompt, training_text
 from pixellm_model.samples import Sample
@@ -93,12 +94,9 @@ def branch_off(
     branches: list[tuple[list[int], int]] = []
     for question, answer in texts:
         prompt = build_prompt(config, tokenizer, question)
-        asked = tokenizer.encode(prompt)
-        whole = tokenizer.encode(prompt + training_text(tokenizer, answer))
-        whole.append(tokenizer.eos_id)
-        cut = asked.index(IMAGE_ID) + 2  # the image and <im_end> close the prefix
-        prefix = asked[:cut]
-        branches.append((whole[cut:], len(asked) - cut))
+        prefix, asked = split_prompt(tokenizer.encode(prompt))
+        _, whole = split_prompt(tokenizer.encode(prompt + training_text(tokenizer, answer)))
+        branches.append(([*whole, tokenizer.eos_id], len(asked)))
     return prefix, branches
 
 
@@ -151,9 +149,7 @@ def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
     for row, packed in enumerate(batch):
         start = len(packed.prefix) - 1 + image.tokens.shape[1]
         embeds = [model.embed(packed.prefix, image.tokens[row])]
-        at = packed.prefix.index(IMAGE_ID)
-        keep = torch.ones(start, dtype=torch.bool, device=device)
-        keep[at : at + image.tokens.shape[1]] = image.token_mask[row]
+        keep = key_mask(packed.prefix, image.token_mask[row])
         place, segment, label = (
             [torch.arange(start)],
             [torch.zeros(start, dtype=torch.long)],
@@ -326,12 +322,17 @@ def _schedule(progress: float, step: int, recipe: Recipe) -> float:
     return float(warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine))
 
 
+def learned_weights(model: PixelLM) -> dict[str, torch.Tensor]:
+    """All weights but the towers', which never change."""
+    return {k: v for k, v in model.state_dict().items() if not k.startswith("model.vision_tower.")}
+
+
 def _save_state(
     path: Path, model: PixelLM, optimizer: torch.optim.Optimizer, step: int, spent: float
 ) -> None:
     """Written aside and renamed, so that a kill in between leaves the former state whole."""
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("model.vision_tower.")}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    torch.save({"model": weights, "optimizer": optimizer.state_dict(), "step": step, "spent": spent}, partial)
+    state = {"model": learned_weights(model), "optimizer": optimizer.state_dict()}
+    torch.save({**state, "step": step, "spent": spent}, partial)
     partial.replace(path)

@@ -12,19 +12,12 @@ import torch
 from PIL import Image
 
 from pixellm_model import PromptError, Request, Segmentation, Segmenter
-from pixellm_model.generate import (
-    Generation,
-    Guesses,
-    Question,
-    encode_prefixes,
-    generate,
-    key_mask,
-    split_prompt,
-)
+from pixellm_model.generate import Generation, Guesses, Question, generate, key_mask
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.preprocess import ProcessedImage, mask_scores, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 from pixellm_model.segmenter import finish_mask
+from support.asking import asking
 from support.tiny_model import ScriptedHead, write_tiny
 
 SCENES = sorted((Path(__file__).parents[1] / "demo" / "samples").glob("scene_*.jpg"))
@@ -52,8 +45,7 @@ def photo(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
 def question(segmenter: Segmenter, image: Image.Image, prompt: str, room: int = 24) -> Question:
     model, tokenizer = segmenter.model, segmenter.tokenizer
     features = model.encode_image([process_image(image, model.config.image_size)])
-    before, after = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, prompt)))
-    return Question(encode_prefixes(model, before, features)[0], after, room)
+    return asking(model, tokenizer.encode(build_prompt(model.config, tokenizer, prompt)), features, room)
 
 
 def answers(
@@ -82,9 +74,7 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
     image = model.encode_image([process_image(photo(), model.config.image_size)])
     assert not image.token_mask.all(), "the photo must leave padding to hide"
     ids = tokenizer.encode(build_prompt(model.config, tokenizer, "the cup"))
-    before, after = split_prompt(ids)
-    asked = Question(encode_prefixes(model, before, image)[0], after, 12)
-    generation = generate(model, [asked], -1, Guesses(tokenizer.codebook))[0]
+    generation = generate(model, [asking(model, ids, image, 12)], -1, Guesses(tokenizer.codebook))[0]
     whole = ids + generation.ids[:-1]
     hidden = model.model(
         inputs_embeds=model.embed(whole, image.tokens[0])[None],

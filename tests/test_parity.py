@@ -20,15 +20,7 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel
 
 from pixellm_model import checkpoint
-from pixellm_model.generate import (
-    Generation,
-    Guesses,
-    Question,
-    encode_prefixes,
-    generate,
-    key_mask,
-    split_prompt,
-)
+from pixellm_model.generate import Generation, Guesses, generate, key_mask
 from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.preprocess import (
     ProcessedImage,
@@ -40,6 +32,7 @@ from pixellm_model.preprocess import (
 )
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.vision import resize_position_table
+from support.asking import asking
 
 FOLDER = Path(os.environ.get("PIXELLM_PARITY_DIR", Path(__file__).parents[2] / "shared" / "parity_a"))
 TOLERANCE = 1e-3  # of the recorded array's standard deviation
@@ -179,8 +172,7 @@ def test_free_generation(parity: ParitySet, name: str) -> None:
 def _answer(
     model: PixelLM, tokenizer: PromptTokenizer, ids: list[int], image: ImageFeatures, max_new_tokens: int
 ) -> Generation:
-    before, after = split_prompt(ids)
-    question = Question(encode_prefixes(model, before, image)[0], after, max_new_tokens)
+    question = asking(model, ids, image, max_new_tokens)
     return generate(model, [question], tokenizer.eos_id, Guesses(tokenizer.codebook))[0]
 
 

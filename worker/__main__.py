@@ -6,7 +6,6 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import cast
 
 from pydantic import ValidationError
 
@@ -25,8 +24,7 @@ def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
     segmenter = Segmenter.from_pretrained(
         settings.model_dir, device=settings.device, dtype=settings.dtype, cache=cache
     )
-    # A Question has the fields of the Request that it takes.
-    return cast(Model, segmenter), str(segmenter.model.device)
+    return segmenter, str(segmenter.model.device)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,22 +14,13 @@ from PIL import Image
 from pydantic import ValidationError
 from rq.timeouts import JobTimeoutException
 
-from pixellm_model import PromptError
+from pixellm_model import PromptError, Request
 from worker.contract import SegmentJob, SegmentResult, TargetResult, WarmJob
 from worker.image_cache import Images
 from worker.images import ImageError
 from worker.masks import to_rle
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Question:
-    """What a model is asked: `image` is RGB, `history` holds earlier (prompt, answer) turns about it."""
-
-    image: Image.Image
-    prompt: str
-    history: tuple[tuple[str, str], ...] = ()
 
 
 class Target(Protocol):
@@ -62,7 +52,7 @@ class Model(Protocol):
 
     @property
     def version(self) -> str: ...
-    def segment_batch(self, requests: Sequence[Question]) -> Sequence[Segmentation | PromptError]:
+    def segment_batch(self, requests: Sequence[Request]) -> Sequence[Segmentation | PromptError]:
         """An answer to each question, in order. A prompt that it cannot take gets a PromptError, in a
         sentence for the annotator, and the others their answers."""
 
@@ -85,7 +75,7 @@ class Engine:
         with _timed("fetch", timings):
             images = self._fetch(jobs)
         questions = [
-            Question(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
+            Request(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
             for job, image in zip(jobs, images, strict=True)
             if isinstance(image, Image.Image)
         ]

@@ -11,7 +11,6 @@ into the input embedding of its thing's name, the words that questions are asked
 
 from __future__ import annotations
 
-import argparse
 import time
 from pathlib import Path
 
@@ -27,8 +26,9 @@ from pixellm_model.questions import NAMED, listed
 from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.scenes import SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, answer_states, branch_off
+from pixellm_model.training import answer_states
 from recipes.pixellm_mini.cached import Cache, CachedPicture
+from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state, save_state
 
@@ -124,7 +124,7 @@ def teach(
 
     Many short questions share one image, so that this sees far more names a minute than real samples do.
     """
-    config, names, rng = model.config, renderer.names, np.random.default_rng(0)
+    names, rng = renderer.names, np.random.default_rng(0)
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -153,8 +153,7 @@ def teach(
             texts.append((text, listed([f"{word} is {PLACEHOLDER}" for word in words]) + "."))
             wanted += chosen.tolist()
         picture = cache[int(rng.integers(len(cache)))]
-        prefix, branches = branch_off(texts, config, tokenizer)
-        packed = PackedImage(picture.features, picture.resized, prefix, branches, torch.zeros(0))
+        packed = picture.asked(texts, model.config, tokenizer)
         with torch.autocast("cpu", torch.bfloat16):
             states = answer_states(model, [packed]).target_states(tokenizer)
             targets = tokenizer.codebook.fuse(model.target_embeddings(states)).float()  # (N, 2, dim)
@@ -174,11 +173,7 @@ def teach(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("--base", "--cutouts", "--cache", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    parser = command(__doc__, "--base", "--cutouts", "--cache", "--out")
     parser.add_argument("--init", type=Path, help="weights to start from, as `train --init` takes")
     parser.add_argument("--minutes", type=float, default=8.0, help="for the maps")
     parser.add_argument("--teach-minutes", type=float, default=3.0, help="for the language model")

@@ -8,7 +8,6 @@ they are asked anew each time a picture is drawn.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from pixellm_model import checkpoint
+from pixellm_model.config import PixelLMConfig
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import process_image
 from pixellm_model.questions import Questioner, Thing
@@ -27,6 +27,7 @@ from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.scenes import Picture, SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.training import PackedImage, branch_off, shrink_mask
+from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.names import chosen_names
 
 RENDERED = 448  # pixels; the towers see it smaller, as they will see photos
@@ -45,6 +46,13 @@ class CachedPicture:
     masks: torch.Tensor
     complete: bool
     backdrop: frozenset[str]
+
+    def asked(
+        self, texts: list[tuple[str, str]], config: PixelLMConfig, tokenizer: PromptTokenizer
+    ) -> PackedImage:
+        """Questions with answers about it, for their tokens alone: no masks."""
+        prefix, branches = branch_off(texts, config, tokenizer)
+        return PackedImage(self.features, self.resized, prefix, branches, torch.zeros(0))
 
 
 class Pictures(Dataset[tuple[Picture, object]]):
@@ -155,21 +163,13 @@ class CachedSamples:
 
     def _missing(self, picture: CachedPicture, askable: list[str]) -> list[str]:
         """Names of what the picture surely does not show."""
-        nouns = self.renderer.nouns
-        absent = [
-            name
-            for name in dict.fromkeys(askable)
-            if name not in picture.backdrop and not any(nouns.related(name, seen) for seen in picture.names)
-        ]
-        return absent[:SUPPOSED]
+        absent = self.renderer.nouns.absent
+        names = dict.fromkeys(askable)
+        return [name for name in names if absent(name, picture.names, picture.backdrop)][:SUPPOSED]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("--base", "--cutouts", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    parser = command(__doc__, "--base", "--cutouts", "--out")
     parser.add_argument("--pictures", type=int, default=6000)
     parser.add_argument("--first", type=int, default=10_000_000, help="number of the first picture")
     args = parser.parse_args()

@@ -9,9 +9,7 @@ model answers it with, and only the decoder learns.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,8 +21,9 @@ from pixellm_model.pixel_decoder import PixelDecoder
 from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.scenes import SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, answer_states, branch_off, decoder_cells
+from pixellm_model.training import answer_states, decoder_cells, encode
 from recipes.pixellm_mini.cached import Cache, CachedPicture
+from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state, save_state
 
@@ -44,8 +43,7 @@ def embeddings(
         texts = [
             (f"the {name}", f"{name} is {PLACEHOLDER}.") for name in names[start : start + NAMES_AT_ONCE]
         ]
-        prefix, branches = branch_off(texts, model.config, tokenizer)
-        packed = PackedImage(picture.features, picture.resized, prefix, branches, torch.zeros(0))
+        packed = picture.asked(texts, model.config, tokenizer)
         states = answer_states(model, [packed]).target_states(tokenizer)
         found.append(tokenizer.codebook.fuse(model.target_embeddings(states)))
     return torch.cat(found)
@@ -62,7 +60,14 @@ def wanted(picture: CachedPicture, names: list[str], rng: np.random.Generator) -
     return drawn
 
 
-def draw(model: PixelLM, cache: Cache, names: list[str], named: torch.Tensor, minutes: float) -> None:
+def draw(
+    model: PixelLM,
+    tokenizer: PromptTokenizer,
+    cache: Cache,
+    names: list[str],
+    named: torch.Tensor,
+    minutes: float,
+) -> None:
     """Replace and train the decoder of `model`; `named` are embeddings (n, names, 2, dim) to choose from."""
     decoder = PixelDecoder(model.config.decoder_dim, model.config.decoder_mlp_dim)
     for table in (decoder.iou_token, decoder.mask_tokens, decoder.level_embed):
@@ -89,10 +94,8 @@ def draw(model: PixelLM, cache: Cache, names: list[str], named: torch.Tensor, mi
             group["lr"] = LR * min(1, (step + 1) / 40) * (0.03 + 0.97 * np.cos(np.pi / 2 * progress))
         with torch.autocast("cpu", torch.bfloat16):
             with torch.no_grad():
-                features = torch.stack([p.features.float() for p in pictures], dim=1)
-                maps = model.project_features(
-                    list(features), model.patch_masks([p.resized for p in pictures])
-                ).maps
+                shown = [picture.asked([], model.config, tokenizer) for picture in pictures]
+                maps = encode(model, shown).maps
             noisy = targets + noise * torch.randn_like(targets)
             logits, _ = decoder(noisy, decoder.sources(maps), model.model.prompt_encoder, owner)
         bce = mask_bce(logits.float(), masks, inside).mean()
@@ -107,11 +110,7 @@ def draw(model: PixelLM, cache: Cache, names: list[str], named: torch.Tensor, mi
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("--base", "--cutouts", "--cache", "--init", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    parser = command(__doc__, "--base", "--cutouts", "--cache", "--init", "--out")
     parser.add_argument("--minutes", type=float, default=8.0)
     args = parser.parse_args()
     torch.manual_seed(0)
@@ -119,7 +118,7 @@ def main() -> None:
     load_state(model, args.init)
     names, cache = SceneRenderer(args.cutouts, names=chosen_names()).names, Cache(args.cache)
     named = torch.stack([embeddings(model, tokenizer, names, cache[number]) for number in range(4)])
-    draw(model, cache, names, named, args.minutes)
+    draw(model, tokenizer, cache, names, named, args.minutes)
     save_state(model, args.out)
 
 

@@ -10,9 +10,7 @@ that whole answers give.
 
 from __future__ import annotations
 
-import argparse
 import time
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,8 +22,9 @@ from pixellm_model.questions import NAMED
 from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.scenes import SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, answer_states, branch_off
+from pixellm_model.training import answer_states
 from recipes.pixellm_mini.cached import Cache, CachedPicture
+from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state, save_state
 
@@ -52,8 +51,7 @@ def decisions(
             break
         pool = alike if rng.random() < 0.5 else renderer.askable(rng)
         name = str(rng.choice(pool))
-        unfair = name in picture.backdrop or any(nouns.related(name, seen) for seen in picture.names)
-        if not unfair and name not in missing:
+        if name not in missing and nouns.absent(name, picture.names, picture.backdrop):
             missing.append(name)
     for name in missing:
         word = str(rng.choice([name, name, *nouns[name].synonyms]))
@@ -84,9 +82,9 @@ def look(
         batch = []
         for index in rng.choice(len(cache), PICTURES, replace=False):
             picture = cache[int(index)]
-            prefix, branches = branch_off(decisions(picture, renderer, rng), model.config, tokenizer)
-            short = [(ids[: at + FIRST_WORDS], at) for ids, at in branches]
-            batch.append(PackedImage(picture.features, picture.resized, prefix, short, torch.zeros(0)))
+            packed = picture.asked(decisions(picture, renderer, rng), model.config, tokenizer)
+            packed.branches = [(ids[: at + FIRST_WORDS], at) for ids, at in packed.branches]
+            batch.append(packed)
         for group in optimizer.param_groups:
             group["lr"] = lr * min(1, (step + 1) / 40) * (0.03 + 0.97 * np.cos(np.pi / 2 * progress))
         with torch.autocast("cpu", torch.bfloat16):
@@ -112,11 +110,7 @@ def look(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("--base", "--cutouts", "--cache", "--init", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    parser = command(__doc__, "--base", "--cutouts", "--cache", "--init", "--out")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)

@@ -5,13 +5,13 @@ python -m recipes.pixellm_mini.ship --base DIR --state training.pt --out pixellm
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from pixellm_model import checkpoint
+from recipes.pixellm_mini.command import command
 
 
 def ship(base: Path, state: Path, out: Path, image_size: int | None) -> None:
@@ -26,11 +26,7 @@ def ship(base: Path, state: Path, out: Path, image_size: int | None) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("--base", "--state", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    parser = command(__doc__, "--base", "--state", "--out")
     parser.add_argument("--image-size", type=int, help="other than the base's")
     args = parser.parse_args()
     ship(args.base, args.state, args.out, args.image_size)

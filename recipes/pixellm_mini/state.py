@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 
 from pixellm_model.model import PixelLM
+from pixellm_model.training import learned_weights
 
 
 def load_state(model: PixelLM, path: Path | None) -> None:
@@ -22,6 +23,5 @@ def load_state(model: PixelLM, path: Path | None) -> None:
 
 
 def save_state(model: PixelLM, path: Path) -> None:
-    weights = {k: v for k, v in model.state_dict().items() if not k.startswith("model.vision_tower.")}
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"model": weights}, path)
+    torch.save({"model": learned_weights(model)}, path)

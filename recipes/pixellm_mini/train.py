@@ -8,7 +8,6 @@ learns to find names and to say what is missing several times faster that way.
 
 from __future__ import annotations
 
-import argparse
 import json
 from pathlib import Path
 
@@ -18,16 +17,13 @@ from pixellm_model import checkpoint
 from pixellm_model.scenes import SceneRenderer
 from pixellm_model.training import Recipe, train
 from recipes.pixellm_mini.cached import Cache, CachedSamples
+from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    for name in ("--base", "--cutouts", "--cache", "--out"):
-        parser.add_argument(name, type=Path, required=True)
+    parser = command(__doc__, "--base", "--cutouts", "--cache", "--out")
     parser.add_argument("--init", type=Path, help="a state to start from")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--batch-size", type=int, default=4)

@@ -20,8 +20,8 @@ from PIL import Image
 from rq.executions import Execution
 from rq.job import Job
 
-from pixellm_model import PromptError
-from worker.jobs import Model, Question
+from pixellm_model import PromptError, Request
+from worker.jobs import Model
 from worker.priority_queue import PriorityQueue
 from worker.serve import serve
 from worker.settings import WorkerSettings
@@ -44,7 +44,7 @@ class ObedientModel:
 
     version = "stand-in-1"
 
-    def segment_batch(self, requests: Sequence[Question]) -> list[SimpleNamespace | PromptError]:
+    def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace | PromptError]:
         note("\t".join(question.prompt for question in requests))
         return [obey(question) for question in requests]
 
@@ -57,7 +57,7 @@ def note(line: str) -> None:
         record.write(f"{line}\n")
 
 
-def obey(question: Question) -> SimpleNamespace | PromptError:
+def obey(question: Request) -> SimpleNamespace | PromptError:
     match question.prompt.split():
         case ["sleep", seconds, *_]:
             time.sleep(float(seconds))

@@ -1,0 +1,14 @@
+"""What the command lines of the steps have in common."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def command(doc: str | None, *paths: str) -> argparse.ArgumentParser:
+    """A parser with the script's own words and its required paths, `--base` and the like."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for path in paths:
+        parser.add_argument(path, type=Path, required=True)
+    return parser
