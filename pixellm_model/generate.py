@@ -4,10 +4,9 @@ The reference has no cache: it runs the tower and the whole prompt again for eve
 the change: padded image tokens stay hidden in every step, and positions count them all the same
 (specification sections 4.4 and 9).
 
-After [SEG0] the other codebook tokens are all but certain, and what followed a token in an earlier answer is
-likely to follow it again. Such guesses are fed with the token in one forward. The same forward says what the
-model would have said after each of them; from the first token that differs on, the guess is taken back. The
-tokens are therefore those of decoding one by one.
+What an answer will probably say (`drafts.py`) is fed in one forward with what is known, from the question on.
+The same forward says what the model would have said after each of these tokens; from the first that differs
+on, the draft is taken back. The tokens are therefore those of decoding one by one.
 """
 
 from __future__ import annotations
@@ -21,27 +20,11 @@ import torch.nn.functional as F
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from pixellm_model.codebook import Codebook
+from pixellm_model.drafts import Draft
 from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.prefix_cache import Prefix
 
 GROWTH = 64  # slots by which a full layer grows
-GUESSED = 8  # tokens ahead; a target and what follows it
-
-
-class Guesses:
-    """What is likely to follow a token: the rest of a target after its first token, else what followed it in
-    the newest answer that had it. Wrong guesses cost a little time and change nothing."""
-
-    def __init__(self, codebook: Codebook):
-        self._after: dict[int, list[int]] = {codebook.ids[0]: list(codebook.ids[1:])}
-
-    def after(self, token: int) -> list[int]:
-        return self._after.get(token, [])
-
-    def learn(self, answer: list[int]) -> None:
-        for at, token in enumerate(answer[:-1]):
-            self._after[token] = answer[at + 1 : at + 1 + GUESSED]
 
 
 @dataclass(frozen=True)
@@ -55,11 +38,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Question:
-    """An image's prefix and the ids that follow it; at most `max_new_tokens` are answered."""
+    """An image's prefix and the ids that follow it; at most `max_new_tokens` are answered. Without a `draft`
+    tokens are fed one by one."""
 
     prefix: Prefix
     ids: list[int]
     max_new_tokens: int
+    draft: Draft | None = None
 
 
 def split_prompt(ids: list[int]) -> tuple[list[int], list[int]]:
@@ -97,12 +82,10 @@ def encode_prefixes(model: PixelLM, prefix_ids: list[int], image: ImageFeatures)
 
 
 @torch.inference_mode()
-def generate(
-    model: PixelLM, questions: Sequence[Question], eos_id: int, guesses: Guesses | None = None
-) -> list[Generation]:
+def generate(model: PixelLM, questions: Sequence[Question], eos_id: int) -> list[Generation]:
     """Answer questions together, each until its end token or limit; an answered one leaves the batch.
 
-    The prefixes must be of one length. Without `guesses` tokens are fed one by one.
+    The prefixes must be of one length.
     """
     rows = [_Row(question, number) for number, question in enumerate(questions)]
     answers: dict[int, Generation] = {}
@@ -130,8 +113,8 @@ def generate(
         asked = max(row.asked for row in rows)
         predicted = model.lm_head(states[:, -asked:]).argmax(-1).tolist()
         for number, row in enumerate(rows):
-            kept = row.read(states[number, -row.asked :], predicted[number][-row.asked :], eos_id, guesses)
-            if kept < len(row.former):  # the guess was wrong from there on: hide what it left in the slots
+            kept = row.read(states[number, -row.asked :], predicted[number][-row.asked :], eos_id)
+            if kept < len(row.former):  # the draft was wrong from there on: hide what it left in the slots
                 seen[number, seen.shape[1] - len(row.former) + kept :] = False
         for row in rows:
             if row.done:
@@ -158,12 +141,16 @@ class _Row:
     done: bool = False
 
     def __post_init__(self) -> None:
-        self.pending = self.question.ids
         self.former: list[int] = []
         self.position = len(self.question.prefix.visible)
-        self.asked = 1
+        self._feed(self.question.ids)
 
-    def read(self, states: torch.Tensor, predicted: list[int], eos_id: int, guesses: Guesses | None) -> int:
+    def _feed(self, known: list[int]) -> None:
+        draft = self.question.draft.after(self.ids) if self.question.draft else []
+        self.pending = [*known, *draft]
+        self.asked = 1 + len(draft)
+
+    def read(self, states: torch.Tensor, predicted: list[int], eos_id: int) -> int:
         """Take what the fed tokens predict; returns how many of them were rightly fed."""
         self.former = self.pending
         unasked = len(self.pending) - self.asked
@@ -178,8 +165,7 @@ class _Row:
             if unasked + right < len(self.pending) and self.pending[unasked + right] != token:
                 break
         self.position += unasked + right
-        self.pending = [token, *(guesses.after(token) if guesses else [])]
-        self.asked = len(self.pending)
+        self._feed([token])
         return unasked + right
 
 

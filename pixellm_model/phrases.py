@@ -58,5 +58,15 @@ def name_targets(texts: Sequence[str], question: str) -> list[str]:
     return [phrase[:MAX_PHRASE] for phrase in phrases]
 
 
+def asked_phrases(question: str) -> list[str]:
+    """What a question names, as far as its wording shows, without articles.
+
+    >>> asked_phrases("Can you segment the cup, the book and a red car in this image?")
+    ['cup', 'book', 'red car']
+    """
+    asked = _ASKED_TAIL.sub("", _ASKED.sub("", question.strip()))
+    return [name for name in map(_noun, _LIST.split(asked)) if name]
+
+
 def _noun(text: str) -> str:
     return _ARTICLE.sub("", text.strip().strip(",.;: "))

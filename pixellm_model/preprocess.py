@@ -27,6 +27,10 @@ class ProcessedImage:
     resized: tuple[int, int]
     original: tuple[int, int]
 
+    @property
+    def nbytes(self) -> int:
+        return self.pixel_values.nbytes
+
 
 def resized_shape(height: int, width: int, long_side: int) -> tuple[int, int]:
     """Height and width after the long side becomes `long_side`, rounded half up as the reference rounds."""
@@ -69,28 +73,54 @@ def restore_masks(
 
 def mask_strips(
     low_res: torch.Tensor, resized: tuple[int, int], original: tuple[int, int], image_size: int
-) -> Iterator[torch.Tensor]:
-    """What `restore_masks` gives for one target's (m, m) logits, from top to bottom in strips of rows.
+) -> Iterator[tuple[int, int, torch.Tensor]]:
+    """Where `restore_masks` gives one target's (m, m) logits a positive value, and no more than need be.
 
-    A 12-megapixel photo's logits are 48 MB a target; of strips only one is in memory at a time.
+    Yields strips as their first row, first column and logits, from top to bottom. A 12-megapixel photo's
+    logits are 48 MB a target; of strips only one is in memory at a time. Interpolation exceeds none of
+    its samples, so that what lies between negative ones is left out.
     """
     square = F.interpolate(
         low_res.float()[None, None], (image_size, image_size), mode="bilinear", align_corners=False
     )
     inside = square[0, 0, : resized[0], : resized[1]]
-    left, right, across = _neighbours(resized[1], original[1], inside.device)
-    wide = torch.lerp(inside[:, left], inside[:, right], across)  # (h, W)
-    upper, lower, down = _neighbours(resized[0], original[0], inside.device)
-    for start in range(0, original[0], STRIP_ROWS):
-        rows = slice(start, start + STRIP_ROWS)
-        yield torch.lerp(wide[upper[rows]], wide[lower[rows]], down[rows, None])
+    rows = _Span.of((inside > 0).any(1), original[0])
+    columns = _Span.of((inside > 0).any(0), original[1])
+    if rows is None or columns is None:
+        return
+    wide = torch.lerp(inside[:, columns.first], inside[:, columns.second], columns.part)  # (h, columns)
+    for at in range(0, len(rows.part), STRIP_ROWS):
+        strip = slice(at, at + STRIP_ROWS)
+        yield (
+            rows.start + at,
+            columns.start,
+            torch.lerp(wide[rows.first[strip]], wide[rows.second[strip]], rows.part[strip, None]),
+        )
 
 
-def _neighbours(old: int, new: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The two samples of `old` each of `new` lies between, and how far towards the second."""
-    at = ((torch.arange(new, device=device) + 0.5) * (old / new) - 0.5).clamp_min(0)
-    first = at.long().clamp_max(old - 1)
-    return first, (first + 1).clamp_max(old - 1), at - first
+@dataclass(frozen=True)
+class _Span:
+    """Pixels of the photo from `start` on, along one side: the two samples each lies between, and how far
+    towards the second."""
+
+    start: int
+    first: torch.Tensor
+    second: torch.Tensor
+    part: torch.Tensor
+
+    @classmethod
+    def of(cls, positive: torch.Tensor, size: int) -> _Span | None:
+        """The pixels, of `size`, that have a sample which is `positive` for neighbour; None where none is."""
+        old = len(positive)
+        at = (torch.arange(size, device=positive.device) + 0.5) * (old / size) - 0.5
+        at = at.clamp_min(0)
+        first = at.long().clamp_max(old - 1)
+        second = (first + 1).clamp_max(old - 1)
+        near = torch.nonzero(positive[first] | positive[second])
+        if not len(near):
+            return None
+        span = slice(int(near[0]), int(near[-1]) + 1)
+        return cls(span.start, first[span], second[span], (at - first)[span])
 
 
 def mask_scores(logits: torch.Tensor) -> torch.Tensor:

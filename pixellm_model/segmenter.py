@@ -13,14 +13,16 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.drafts import Drafts
 from pixellm_model.errors import PromptError
-from pixellm_model.generate import Generation, Guesses, Question, encode_prefixes, generate, split_prompt
+from pixellm_model.generate import Generation, Question, encode_prefixes, generate, split_prompt
+from pixellm_model.int8 import to_int8
 from pixellm_model.model import PixelLM
 from pixellm_model.phrases import name_targets
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image
 from pixellm_model.prompt import build_prompt
-from pixellm_model.request import Request
+from pixellm_model.request import Picture, Request
 from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parent / "mini"
@@ -66,7 +68,7 @@ class Segmenter:
         self.version = version
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
-        self._guesses = Guesses(tokenizer.codebook)
+        self._drafts = Drafts(tokenizer)
         self._lock = threading.Lock()
 
     @classmethod
@@ -80,28 +82,37 @@ class Segmenter:
     ) -> Segmenter:
         """Load a checkpoint folder of either layout; without `path`, the shipped pixellm-mini.
 
-        `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU; `cache` is one to share. Raises
-        CheckpointError when the folder is not a usable PixelLM, ValueError for an unknown device or dtype.
+        `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU; "int8" is that too, with the matrices of
+        tower and language model in 8 bits. `cache` is one to share. Raises CheckpointError when the folder is
+        not a usable PixelLM, ValueError for an unknown device or dtype.
         """
         folder = Path(path) if path is not None else MINI
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ValueError(f"Device {device!r} was asked for, but torch sees no GPU; use 'cpu' or 'auto'.")
-        if dtype != "auto" and dtype not in DTYPES:
-            raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}.")
+        if dtype not in ("auto", "int8", *DTYPES):
+            raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}, int8.")
         wanted = DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)
         model, tokenizer = checkpoint.load(folder, vision_tower, device, wanted)
         version = f"{Path(model.config.name).name}-{checkpoint.fingerprint(folder)}"
+        if dtype == "int8":
+            to_int8(model)
+            version += "-int8"
         return cls(model, tokenizer, version, cache)
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
-        """Write the self-contained layout; `int8` stores tower and language model with 8-bit matrices."""
+        """Write the self-contained layout; `int8` stores tower and language model with 8-bit matrices.
+
+        Raises ValueError when the weights in memory are rounded to 8 bits.
+        """
+        if self.version.endswith("-int8"):
+            raise ValueError("Weights rounded to 8 bits are not saved; load them in full precision.")
         checkpoint.save(self.model, self.tokenizer, Path(path), int8=int8)
 
     def segment(
         self,
-        image: Image.Image,
+        image: Image.Image | Picture,
         prompt: str,
         history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
@@ -137,10 +148,28 @@ class Segmenter:
             answers |= zip(asked, found, strict=True)
         return [answers[number] for number in range(len(requests))]
 
-    def warm(self, image: Image.Image) -> None:
+    def prepare(self, image: Image.Image) -> ProcessedImage:
+        """What the model needs of an image: a few megabytes, however large the photo. May be asked about in
+        its place, any number of times, without being resized again."""
+        return process_image(image, self.model.config.image_size)
+
+    def warm(self, image: Image.Image | Picture) -> None:
         """Compute what depends on the image alone, for prompts to come."""
         with self._lock, torch.inference_mode():
-            self._prefixes([process_image(image, self.model.config.image_size)])
+            self._prefixes([self._prepared(image)])
+
+    def forget(self) -> None:
+        """Drop what is kept of images and of earlier answers, in a shared cache too."""
+        with self._lock:
+            self.cache.clear()
+            self._drafts = Drafts(self.tokenizer)
+
+    def _prepared(self, image: Image.Image | Picture) -> ProcessedImage:
+        if isinstance(image, ProcessedImage):
+            return image
+        if not isinstance(image, Image.Image):
+            raise TypeError(f"{type(image).__name__} is neither a PIL image nor one prepared by this model.")
+        return self.prepare(image)
 
     def _ids(self, request: Request, max_new_tokens: int) -> tuple[list[int], int]:
         """The ids behind the image, and how many may be answered."""
@@ -157,13 +186,14 @@ class Segmenter:
         self, requests: Sequence[Request], asked: Sequence[tuple[list[int], int]]
     ) -> list[Segmentation]:
         clock = _Clock()
-        images = [process_image(request.image, self.model.config.image_size) for request in requests]
+        images = [self._prepared(request.image) for request in requests]
         prefixes = self._prefixes(images)
         clock.lap("encode")
-        questions = [Question(prefix, ids, room) for prefix, (ids, room) in zip(prefixes, asked, strict=True)]
-        generations = generate(self.model, questions, self.tokenizer.eos_id, self._guesses)
-        for generation in generations:
-            self._guesses.learn(generation.ids)
+        questions = [
+            Question(prefix, ids, room, self._drafts.about(request.prompt))
+            for prefix, (ids, room), request in zip(prefixes, asked, requests, strict=True)
+        ]
+        generations = generate(self.model, questions, self.tokenizer.eos_id)
         clock.lap("generate")
         found = [self._runs(generation) for generation in generations]
         low_res = self._draw(generations, [runs for runs, _ in found], prefixes)
@@ -172,6 +202,7 @@ class Segmenter:
             requests, images, generations, found, low_res, strict=True
         ):
             texts = self._texts(generation, runs)
+            self._drafts.learn(request.prompt, texts, generation.ids)
             targets = [
                 Target(phrase, *finish_mask(one, image, self.model.config.image_size))
                 for phrase, one in zip(name_targets(texts, request.prompt), logits, strict=True)
@@ -237,14 +268,14 @@ def finish_mask(
     low_res: torch.Tensor, image: ProcessedImage, image_size: int
 ) -> tuple[np.ndarray, float, tuple[int, int, int, int]]:
     """Logits of one target (m, m) -> its mask at the photo's size, score and box."""
-    mask = np.empty(image.original, bool)
-    row, confidence = 0, 0.0
-    for logits in mask_strips(low_res, image.resized, image.original, image_size):
+    mask = np.zeros(image.original, bool)
+    confidence = 0.0
+    for row, column, logits in mask_strips(low_res, image.resized, image.original, image_size):
         inside = logits > 0
         confidence += float(logits[inside].sigmoid().sum())
-        mask[row : row + len(logits)] = inside.cpu().numpy()
-        row += len(logits)
-    return mask, confidence / (int(mask.sum()) + 1e-6), mask_box(mask)
+        height, width = inside.shape
+        mask[row : row + height, column : column + width] = inside.cpu().numpy()
+    return mask, confidence / (np.count_nonzero(mask) + 1e-6), mask_box(mask)
 
 
 def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:

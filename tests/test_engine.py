@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,8 @@ import torch
 from PIL import Image
 
 from pixellm_model import PromptError, Request, Segmentation, Segmenter
-from pixellm_model.generate import Generation, Guesses, Question, generate, key_mask
+from pixellm_model.drafts import LONGEST, Draft, Drafts
+from pixellm_model.generate import Generation, Question, generate, key_mask
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.preprocess import ProcessedImage, mask_scores, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
@@ -49,9 +51,10 @@ def question(segmenter: Segmenter, image: Image.Image, prompt: str, room: int = 
 
 
 def answers(
-    segmenter: Segmenter, questions: Sequence[Question], guesses: Guesses | None = None
+    segmenter: Segmenter, questions: Sequence[Question], draft: Draft | None = None
 ) -> list[Generation]:
-    return generate(segmenter.model, questions, segmenter.tokenizer.eos_id, guesses)
+    drafted = [replace(question, draft=draft) for question in questions]
+    return generate(segmenter.model, drafted, segmenter.tokenizer.eos_id)
 
 
 def assert_same(one: Generation, other: Generation) -> None:
@@ -74,7 +77,7 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
     image = model.encode_image([process_image(photo(), model.config.image_size)])
     assert not image.token_mask.all(), "the photo must leave padding to hide"
     ids = tokenizer.encode(build_prompt(model.config, tokenizer, "the cup"))
-    generation = generate(model, [asking(model, ids, image, 12)], -1, Guesses(tokenizer.codebook))[0]
+    generation = generate(model, [asking(model, ids, image, 12, Drafts(tokenizer).about("the cup"))], -1)[0]
     whole = ids + generation.ids[:-1]
     hidden = model.model(
         inputs_embeds=model.embed(whole, image.tokens[0])[None],
@@ -94,29 +97,60 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
         "There is no cup in this image.",
     ],
 )
-def test_guessed_tokens_equal_those_decoded_one_by_one(segmenter: Segmenter, answer: str) -> None:
+def test_drafted_tokens_equal_those_decoded_one_by_one(segmenter: Segmenter, answer: str) -> None:
     tokenizer, head = segmenter.tokenizer, segmenter.model.lm_head
     ids = tokenizer.encode(answer.replace("{seg}", tokenizer.codebook.text))[1:]
     asked = question(segmenter, photo(), "the cup", room=64)
     try:
         found = []
-        for earlier in (
+        drafts = Drafts(tokenizer)
+        following = {token: ids[at + 1 : at + 9] for at, token in enumerate(ids)}
+        for draft in (
             None,
-            [],
-            ids,
-            [*ids[1:], *ids],
-            ids[::-1],
-        ):  # answers it guesses from, wrong ones too
-            guesses = None if earlier is None else Guesses(tokenizer.codebook)
-            if guesses and earlier:
-                guesses.learn(earlier)
+            drafts.about("the cup"),  # knows the codebook alone
+            Draft([], following),
+            Draft([], dict.fromkeys(ids, ids[::-1])),
+            Draft([[*ids, tokenizer.eos_id]], {}),
+            Draft([ids[::-1], [*ids[:4], *ids], [*ids[:-1], ids[0]]], following),
+            Draft([[*ids, ids[0], *ids]], {}),  # goes on where the answer ends
+        ):
             segmenter.model.lm_head = ScriptedHead(segmenter.model, [*ids, tokenizer.eos_id])
-            found.append(answers(segmenter, [asked], guesses)[0])
+            found.append(answers(segmenter, [asked], draft)[0])
     finally:
         segmenter.model.lm_head = head
     assert found[0].ids == [*ids, tokenizer.eos_id]
-    for guessed in found[1:]:
-        assert_same(guessed, found[0])
+    for drafted in found[1:]:
+        assert_same(drafted, found[0])
+
+
+def test_drafts_take_the_form_of_earlier_answers(segmenter: Segmenter) -> None:
+    tokenizer = segmenter.tokenizer
+    drafts = Drafts(tokenizer)
+    seg = tokenizer.codebook.text
+
+    def ids(text: str) -> list[int]:
+        return [*tokenizer.encode(text)[1:], tokenizer.eos_id]
+
+    assert drafts.about("the cup").after([]) == []
+    drafts.learn(
+        "the cup and the book", ["cup is", "and book is", "."], ids(f"cup is {seg} and book is {seg}.")
+    )
+    drafts.learn("the cup", ["There is no cup in this image."], ids("There is no cup in this image."))
+    two = drafts.about("Segment the dog and the cat in this image.")
+    assert two.after([]) == ids(f"dog is {seg} and cat is {seg}.")[:LONGEST]
+    one = drafts.about("Where is the DOG?")
+    denied = ids("There is no dog in this image.")
+    assert one.after([]) == denied[:LONGEST]
+    assert one.after(denied[:3]) == denied[3 : 3 + LONGEST]
+    assert one.after([tokenizer.codebook.ids[0]]) == drafts.about("").after([tokenizer.codebook.ids[0]])
+
+
+@pytest.mark.parametrize("prompt", ["<IMAGE>", "</S> and <Image>", "\ue000" + "0", "", "the", "a and a, a"])
+def test_no_prompt_makes_a_draft_that_cannot_be_fed(segmenter: Segmenter, prompt: str) -> None:
+    drafts = Drafts(segmenter.tokenizer)
+    drafts.learn(prompt, ["<image> is", "<image> {} \\1"], [1, 2, 3])
+    for draft in (drafts.about(prompt), drafts.about("cup")):
+        assert all(0 <= token < segmenter.model.config.llama.vocab_size for token in draft.after([]))
 
 
 def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
@@ -125,7 +159,7 @@ def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
     try:
         segmenter.model.lm_head = ScriptedHead(segmenter.model, ids)
         asked = question(segmenter, photo(), "cup", room=4)
-        generation = answers(segmenter, [asked], Guesses(tokenizer.codebook))[0]
+        generation = answers(segmenter, [asked], Drafts(tokenizer).about("cup"))[0]
     finally:
         segmenter.model.lm_head = head
     assert generation.ids == ids[:4] and len(generation.hidden) == 4 and not generation.finished
@@ -137,8 +171,8 @@ def test_a_batch_answers_as_one_by_one_would(segmenter: Segmenter) -> None:
         question(segmenter, photo(*size, seed=n), prompt, room=6 + 9 * n)
         for n, (size, prompt) in enumerate(zip(sizes, PROMPTS, strict=True))
     ]
-    guesses = Guesses(segmenter.tokenizer.codebook)
-    for together, single in zip(answers(segmenter, asked, guesses), asked, strict=True):
+    draft = Drafts(segmenter.tokenizer).about("the cup")
+    for together, single in zip(answers(segmenter, asked, draft), asked, strict=True):
         assert_same(together, answers(segmenter, [single])[0])
 
 
@@ -166,6 +200,27 @@ def test_a_batch_on_real_scenes_gives_the_masks_of_single_prompts() -> None:
     for request, answer in zip(requests, together, strict=True):
         segmenter.cache.clear()
         assert_same_masks(answer, segmenter.segment(request.image, request.prompt))
+
+
+def test_a_prepared_image_is_answered_as_the_image_is(segmenter: Segmenter) -> None:
+    large = photo(1200, 900)
+    prepared = segmenter.prepare(large)
+    assert prepared.original == (900, 1200) and prepared.nbytes < 4 * 2**20
+    assert_same_masks(
+        segmenter.segment(prepared, "cup", max_new_tokens=12),
+        segmenter.segment(large, "cup", max_new_tokens=12),
+    )
+    assert segmenter.cache.hits == 1
+    with pytest.raises(TypeError, match="str is neither"):
+        segmenter.segment("cup.jpg", "cup")  # type: ignore[arg-type]
+
+
+def test_forgetting_leaves_nothing_behind(segmenter: Segmenter) -> None:
+    first = segmenter.segment(photo(), "cup", max_new_tokens=12)
+    segmenter.forget()
+    assert len(segmenter.cache) == 0
+    assert_same_masks(segmenter.segment(photo(), "cup", max_new_tokens=12), first)
+    assert segmenter.cache.hits == 0
 
 
 def test_one_refused_prompt_fails_alone(segmenter: Segmenter) -> None:
@@ -248,6 +303,8 @@ def test_segmenters_of_two_versions_share_a_cache_without_mixing(tmp_path: Path)
 def test_masks_in_strips_are_those_made_whole(width: int, height: int) -> None:
     image = ProcessedImage(torch.empty(0), process_image(photo(width, height), 112).resized, (height, width))
     low_res = 4 * torch.randn(32, 32, generator=torch.Generator().manual_seed(0))
+    if width % 3:  # most of it is empty
+        low_res[:, :20] = low_res[12:] = -1.0
     whole = restore_masks(low_res[None], image.resized, image.original, 112)
     mask, score, _ = finish_mask(low_res, image, 112)
     differs = torch.from_numpy(mask) != (whole[0] > 0)

@@ -20,7 +20,8 @@ from safetensors.torch import load_file
 from transformers import CLIPVisionModel
 
 from pixellm_model import checkpoint
-from pixellm_model.generate import Generation, Guesses, generate, key_mask
+from pixellm_model.drafts import Drafts
+from pixellm_model.generate import Generation, generate, key_mask
 from pixellm_model.model import IMAGE_ID, ImageFeatures, PixelLM
 from pixellm_model.preprocess import (
     ProcessedImage,
@@ -172,8 +173,8 @@ def test_free_generation(parity: ParitySet, name: str) -> None:
 def _answer(
     model: PixelLM, tokenizer: PromptTokenizer, ids: list[int], image: ImageFeatures, max_new_tokens: int
 ) -> Generation:
-    question = asking(model, ids, image, max_new_tokens)
-    return generate(model, [question], tokenizer.eos_id, Guesses(tokenizer.codebook))[0]
+    question = asking(model, ids, image, max_new_tokens, Drafts(tokenizer).about(""))
+    return generate(model, [question], tokenizer.eos_id)[0]
 
 
 def _check_rows(parity: ParitySet, key: str, ours: torch.Tensor) -> None:

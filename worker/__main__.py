@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser("python -m worker", description=__doc__)
     parser.add_argument("--model", dest="model_dir", type=Path, metavar="DIR", help="MODEL_DIR")
     parser.add_argument("--device", help="DEVICE: auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", help="DTYPE: auto, float32, bfloat16 or float16")
+    parser.add_argument("--dtype", help="DTYPE: auto, float32, bfloat16, float16 or int8")
     parser.add_argument("--redis-url", help="REDIS_URL")
     flags = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
     try:

@@ -14,9 +14,9 @@ from PIL import Image
 from pydantic import ValidationError
 from rq.timeouts import JobTimeoutException
 
-from pixellm_model import PromptError, Request
+from pixellm_model import Picture, PromptError, Request
 from worker.contract import SegmentJob, SegmentResult, TargetResult, WarmJob
-from worker.image_cache import Images
+from worker.image_cache import Pictures
 from worker.images import ImageError
 from worker.masks import to_rle
 
@@ -56,14 +56,17 @@ class Model(Protocol):
         """An answer to each question, in order. A prompt that it cannot take gets a PromptError, in a
         sentence for the annotator, and the others their answers."""
 
-    def warm(self, image: Image.Image) -> None:
+    def prepare(self, image: Image.Image) -> Picture:
+        """What it needs of an image, in little memory. Called from several threads."""
+
+    def warm(self, image: Picture) -> None:
         """Computes and keeps what depends on `image` alone, so that a prompt about it is answered sooner."""
 
 
 class Engine:
     """A warm model and the way images come to it, up to `batch_size` of them at the same time."""
 
-    def __init__(self, model: Model, images: Images, batch_size: int) -> None:
+    def __init__(self, model: Model, images: Pictures, batch_size: int) -> None:
         self._model = model
         self._images = images
         self._threads = ThreadPoolExecutor(batch_size, thread_name_prefix="fetch")
@@ -77,7 +80,7 @@ class Engine:
         questions = [
             Request(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
             for job, image in zip(jobs, images, strict=True)
-            if isinstance(image, Image.Image)
+            if not isinstance(image, ImageError)
         ]
         found = iter(self._model.segment_batch(questions) if questions else ())
         return [
@@ -89,14 +92,14 @@ class Engine:
         """Raises ImageError when the image cannot be had, and whatever the model raises."""
         self._model.warm(self._images.load(job.image, job.task))
 
-    def _fetch(self, jobs: Sequence[SegmentJob]) -> list[Image.Image | ImageError]:
+    def _fetch(self, jobs: Sequence[SegmentJob]) -> list[Picture | ImageError]:
         """The picture of each job, or why it cannot be had. Each is fetched once, all of them at once."""
         wanted = dict.fromkeys((job.image, job.task) for job in jobs)
         together = self._threads.map if len(wanted) > 1 else map
         found = dict(zip(wanted, together(self._load, wanted), strict=True))
         return [found[job.image, job.task] for job in jobs]
 
-    def _load(self, wanted: tuple[str, str | None]) -> Image.Image | ImageError:
+    def _load(self, wanted: tuple[str, str | None]) -> Picture | ImageError:
         try:
             return self._images.load(*wanted)
         except ImageError as error:
@@ -105,13 +108,14 @@ class Engine:
     def _result(
         self,
         job: SegmentJob,
-        image: Image.Image,
+        image: Picture,
         found: Segmentation | PromptError,
         timings: Mapping[str, float],
     ) -> SegmentResult | PromptError:
         if isinstance(found, PromptError):
             return found
         own = {**timings, **found.timings}
+        height, width = image.original
         with _timed("masks", own):
             targets = tuple(
                 TargetResult(
@@ -126,8 +130,8 @@ class Engine:
             job_id=job.job_id,
             answer=found.answer,
             targets=targets,
-            width=image.width,
-            height=image.height,
+            width=width,
+            height=height,
             model_version=self._model.version,
             warnings=tuple(found.warnings),
             timings=own,

@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
 from worker.fetch import ImageFetcher
-from worker.image_cache import CachedImages
+from worker.image_cache import CachedPictures
 from worker.jobs import Engine, Model, install
 from worker.queue import connect, connect_blocking
 from worker.settings import WorkerSettings
@@ -54,8 +54,8 @@ def serve(
             log.error("The model cannot be loaded: %s", error)
             log.debug("traceback", exc_info=error)
             return EXIT_CANNOT_START
-        images = CachedImages(ImageFetcher(settings), settings.image_cache_bytes)
-        install(Engine(model, images, settings.worker_batch_size))
+        pictures = CachedPictures(ImageFetcher(settings), model.prepare, settings.image_cache_bytes)
+        install(Engine(model, pictures, settings.worker_batch_size))
         with suppress(StopRequested):  # before the work begins
             worker.ready(model.version, device)
             log.info("ready: %s on %s", model.version, device)

@@ -44,7 +44,7 @@ class WorkerSettings(Settings):
 
     model_dir: Path | None = Field(None, description="A PixelLM checkpoint folder; unset: pixellm-mini.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
-    dtype: str = Field("auto", description="`auto`, `float32`, `bfloat16` or `float16`.")
+    dtype: str = Field("auto", description="`auto`, `float32`, `bfloat16`, `float16` or `int8`.")
     job_timeout_s: int = Field(300, gt=0, description="A segmentation job that runs longer is failed.")
     worker_batch_size: int = Field(
         4, gt=0, description="At most this many waiting jobs are answered together; 1: one after the other."

@@ -20,7 +20,7 @@ from PIL import Image
 from rq.executions import Execution
 from rq.job import Job
 
-from pixellm_model import PromptError, Request
+from pixellm_model import Picture, PromptError, Request
 from worker.jobs import Model
 from worker.priority_queue import PriorityQueue
 from worker.serve import serve
@@ -48,8 +48,12 @@ class ObedientModel:
         note("\t".join(question.prompt for question in requests))
         return [obey(question) for question in requests]
 
-    def warm(self, image: Image.Image) -> None:
-        note(f"warm {image.width} x {image.height}")
+    def prepare(self, image: Image.Image) -> Picture:
+        return SimpleNamespace(original=(image.height, image.width), nbytes=4 * image.width * image.height)
+
+    def warm(self, image: Picture) -> None:
+        height, width = image.original
+        note(f"warm {width} x {height}")
 
 
 def note(line: str) -> None:
@@ -69,8 +73,8 @@ def obey(question: Request) -> SimpleNamespace | PromptError:
             raise RuntimeError("an internal detail")
         case ["refuse"]:
             return PromptError("The prompt is too long for the model; shorten it.")
-    image = question.image
-    mask = np.zeros((image.height, image.width), dtype=bool)
+    assert not isinstance(question.image, Image.Image), "the worker asks about what was prepared"
+    mask = np.zeros(question.image.original, dtype=bool)
     mask[:2, :3] = True
     target = SimpleNamespace(phrase=question.prompt, mask=mask, score=0.75, box=(0, 0, 3, 2))
     return SimpleNamespace(

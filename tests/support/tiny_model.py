@@ -85,6 +85,6 @@ class ScriptedHead(torch.nn.Module):
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         positions = self._positions[:, -hidden.shape[1] :]
         if self._first is None:
-            self._first = int(positions[0, -1])
+            self._first = int(positions[0, 0])  # drafted tokens come after it
         said = torch.tensor(self._ids)[(positions - self._first) % len(self._ids)]
         return torch.nn.functional.one_hot(said, self.weight.shape[0]).float()

@@ -1,0 +1,43 @@
+"""Weights of tower and language model in 8 bits, for devices with little memory (bitsandbytes, extra `int8`).
+
+LLM.int8 (Dettmers et al. 2022): each row of a matrix has its own scale, and activations that stand out are
+multiplied in full precision. Codebook and other embeddings, projectors and pixel decoder stay as they are.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from pixellm_model.model import PixelLM
+
+OUTLIER = 6.0  # activations beyond it are not rounded; the paper's value
+
+
+def to_int8(model: PixelLM) -> None:
+    """Replace the matrices of the language model's layers and of the first tower, in place.
+
+    Raises ValueError when bitsandbytes is not installed.
+    """
+    try:
+        from bitsandbytes.nn import Int8Params, Linear8bitLt
+    except ImportError:
+        raise ValueError('8-bit weights need bitsandbytes: pip install "pixellm-assist[int8]".') from None
+    for part in (model.model.layers, model.model.vision_tower):
+        for parent in list(part.modules()):
+            for name, linear in list(parent.named_children()):
+                if not isinstance(linear, nn.Linear):
+                    continue
+                with torch.device("meta"):
+                    rounded = Linear8bitLt(
+                        linear.in_features,
+                        linear.out_features,
+                        bias=linear.bias is not None,
+                        has_fp16_weights=False,
+                        threshold=OUTLIER,
+                    )
+                # Rounded when it is moved to a device, the CPU included.
+                weight = Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+                rounded.weight = weight.to(linear.weight.device)
+                rounded.bias = linear.bias
+                setattr(parent, name, rounded)
