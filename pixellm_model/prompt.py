@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pixellm_model.config import PixelLMConfig
 from pixellm_model.tokenizer import IM_END, IM_START, IMAGE, PromptTokenizer
 
-MARK = re.compile(r"\[\d+\]")  # a target in a displayed answer: "mug is [1] and book is [2]."
 SEG = "{seg}"  # a target in a training answer
+MARK = re.compile(r"\[\d+\]|" + re.escape(SEG))  # also as displayed: "mug is [1] and book is [2]."
 
 
 def build_prompt(
@@ -17,8 +17,8 @@ def build_prompt(
 ) -> str:
     """The text the model continues; earlier (prompt, answer) turns stand before the new question.
 
-    Markers `[1]`, `[2]` of earlier answers become codebook tokens again, since that is what the model
-    said. Anything that reads as a special token is removed from what people typed.
+    Markers `[1]`, `[2]` or `{seg}` of earlier answers become codebook tokens again, since that is what the
+    model said. Anything that reads as a special token is removed from what people typed.
     """
     text = f"{config.system_prompt} USER: {IM_START}{IMAGE}{IM_END}\n".lstrip()
     for asked, answered in history:

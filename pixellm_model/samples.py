@@ -12,13 +12,16 @@ class Question:
     """A question about an image with its answer.
 
     `answer` holds one `{seg}` per target, in the order of `masks` (each (H, W) bool) and `phrases` (the
-    words that name each target). Raises ValueError when the three differ in number or the masks in shape.
+    words that name each target). `history` holds earlier (prompt, answer) turns about the same image, their
+    targets as `{seg}` or as displayed, `[1]`; they are read, not learned. Raises ValueError when answer,
+    masks and phrases differ in number or the masks in shape.
     """
 
     text: str
     answer: str
     masks: tuple[np.ndarray, ...]
     phrases: tuple[str, ...]
+    history: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         placeholders = self.answer.count(PLACEHOLDER)

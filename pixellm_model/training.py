@@ -8,7 +8,7 @@ result equals separate sequences while the image is paid for once.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from pixellm_model.losses import mask_bce, mask_dice
 from pixellm_model.model import ImageFeatures, PixelLM
 from pixellm_model.preprocess import ProcessedImage, process_image
 from pixellm_model.prompt import build_prompt, training_text
-from pixellm_model.samples import Sample
+from pixellm_model.samples import Question, Sample
 from pixellm_model.tokenizer import PromptTokenizer
 
 IGNORE = -100
@@ -74,26 +74,37 @@ def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets
     config = model.config
     image = process_image(Image.fromarray(sample.image), config.image_size)
     side = 4 * config.grid
-    texts: list[tuple[str, str]] = []
+    asked: list[Question] = []
     masks: list[torch.Tensor] = []
     for question in sample.questions:
-        if len(masks) + len(question.masks) > max_targets and texts:
+        if len(masks) + len(question.masks) > max_targets and asked:
             continue
-        texts.append((question.text, question.answer))
+        asked.append(question)
         masks += [shrink_mask(mask, image.resized, config.image_size, side) for mask in question.masks]
-    prefix, branches = branch_off(texts, config, tokenizer)
+    prefix, branches = branch_off(
+        [(question.text, question.answer) for question in asked],
+        config,
+        tokenizer,
+        [question.history for question in asked],
+    )
     small = torch.stack(masks) if masks else torch.zeros(0, side, side)
     return PackedImage(image, image.resized, prefix, branches, small)
 
 
 def branch_off(
-    texts: list[tuple[str, str]], config: PixelLMConfig, tokenizer: PromptTokenizer
+    texts: list[tuple[str, str]],
+    config: PixelLMConfig,
+    tokenizer: PromptTokenizer,
+    histories: Sequence[Sequence[tuple[str, str]]] = (),
 ) -> tuple[list[int], list[tuple[list[int], int]]]:
-    """Questions with answers -> their shared prefix, and what of each branches off and its answer's start."""
+    """Questions with answers -> their shared prefix, and what of each branches off and its answer's start.
+
+    `histories` are the turns before each question, if there are any.
+    """
     prefix: list[int] = []
     branches: list[tuple[list[int], int]] = []
-    for question, answer in texts:
-        prompt = build_prompt(config, tokenizer, question)
+    for (question, answer), history in zip(texts, histories or [()] * len(texts), strict=True):
+        prompt = build_prompt(config, tokenizer, question, history)
         prefix, asked = split_prompt(tokenizer.encode(prompt))
         _, whole = split_prompt(tokenizer.encode(prompt + training_text(tokenizer, answer)))
         branches.append(([*whole, tokenizer.eos_id], len(asked)))

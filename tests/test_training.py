@@ -9,14 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from pixellm_model import checkpoint, training
 from pixellm_model.losses import mask_bce, mask_dice
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage
+from pixellm_model.request import Request
 from pixellm_model.samples import Question, Sample
+from pixellm_model.segmenter import Segmenter
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, Recipe, branch_off, forward_losses, pack, train
+from pixellm_model.training import PackedImage, Recipe, answer_states, branch_off, forward_losses, pack, train
 from support.tiny_model import write_tiny
 
 RECIPE = Recipe(
@@ -104,6 +107,27 @@ def test_questions_beyond_the_limit_are_left_out_whole(tiny: tuple[PixelLM, Prom
     assert len(packed.masks) == 2 and len(packed.branches) == 2
     for ids, _ in packed.branches:
         assert tokenizer.codebook.find_runs(ids)[1] == 0
+
+
+@pytest.mark.parametrize("said", ["cup is {seg} and book is {seg}.", "cup is [1] and book is [2]."])
+def test_earlier_turns_are_read_as_when_asking_and_not_learned(
+    tiny: tuple[PixelLM, PromptTokenizer], said: str
+) -> None:
+    model, tokenizer = tiny
+    plain = sample()
+    turns = (("the cup and the book", said),)
+    question = replace(plain.questions[2], text="only the book", history=turns)
+    packed = pack(Sample(plain.image, (question,)), model, tokenizer, max_targets=6)
+    ((ids, answer_at),) = packed.branches
+    asked, _ = Segmenter(model, tokenizer, "tiny")._ids(
+        Request(Image.fromarray(plain.image), "only the book", turns), 512
+    )
+    assert ids[:answer_at] == asked
+    runs, loose = tokenizer.codebook.find_runs(ids)
+    assert len(runs) == 3 and not loose
+    learned = answer_states(model, [packed])
+    assert len(learned.tokens) == len(ids) - answer_at
+    assert len(learned.target_states(tokenizer)) == 6
 
 
 def test_training_learns_and_goes_on_after_a_stop(
