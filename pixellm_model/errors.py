@@ -7,3 +7,7 @@ class CheckpointError(ValueError):
 
 class PromptError(ValueError):
     """A prompt the model cannot take."""
+
+
+class DataError(ValueError):
+    """A data set, or a record of one, that cannot be read."""

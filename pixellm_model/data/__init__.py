@@ -1,0 +1,88 @@
+"""Readers of annotated images: each yields the same `Sample`s, decoded only when they are asked for.
+
+    samples = read_samples("muse_val.json", images="coco")
+
+Formats and an example of each: docs/data.md. Imports without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pixellm_model.data import coco, muse, reason_seg, refer
+from pixellm_model.data.records import Asked, Record, SampleSet
+from pixellm_model.errors import DataError
+
+__all__ = ["KINDS", "Asked", "Record", "SampleSet", "read_samples"]
+
+KINDS = ("muse", "coco", "refer", "reason_seg")
+
+
+def read_samples(
+    path: str | Path, kind: str | None = None, split: str | None = None, images: str | Path | None = None
+) -> SampleSet:
+    """The samples of a file or folder.
+
+    `kind` is one of KINDS, by default what the contents look like; `split` selects records that say which
+    split they belong to; `images` is the folder of the pictures, by default the one the format names. Raises
+    DataError when nothing of it can be read; single malformed records are named in `.skipped`.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist; give a file or folder of annotations.")
+    if kind is not None and kind not in KINDS:
+        raise DataError(f"There are no data of kind {kind!r}; use one of {', '.join(KINDS)}.")
+    if path.is_dir():
+        kind, path = _folder(path, kind)
+    folder = Path(images) if images is not None else None
+    if folder is not None and not folder.is_dir():
+        raise DataError(f"{folder}, named as the folder of images, is not a folder.")
+    match kind or _detect(path):
+        case "refer":
+            records, skipped = refer.read(path, split, folder)
+        case "reason_seg":
+            records, skipped = reason_seg.read(path, folder)
+        case "coco":
+            records, skipped = coco.read(load_json(path), folder or path.parent / "images")
+        case _:
+            records, skipped = muse.read(load_json(path), split, folder or path.parent / "images")
+    if not records:
+        first = f" ({len(skipped)} are malformed, the first: {skipped[0]})" if skipped else ""
+        of_split = f" of split {split!r}" if split else ""
+        raise DataError(f"{path} holds no usable record{of_split}{first}.")
+    return SampleSet(records, skipped)
+
+
+def load_json(path: Path) -> Any:
+    """Raises DataError when the file is not JSON."""
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path} is not JSON: {error}.") from None
+
+
+def _folder(path: Path, kind: str | None) -> tuple[str, Path]:
+    """What a folder holds, and the file or folder to read."""
+    for name, its_kind in (("dataset.json", "muse"), ("instances.json", "coco")):
+        if kind in (None, its_kind) and (path / name).is_file() and not list(path.glob("refs*.p")):
+            return its_kind, path / name
+    if kind in (None, "refer") and list(path.glob("refs*.p")):
+        return "refer", path
+    if kind in (None, "reason_seg") and list(path.glob("*.json")):
+        return "reason_seg", path
+    raise DataError(
+        f"{path} holds neither dataset.json, instances.json, refs*.p nor *.json beside images; name a file."
+    )
+
+
+def _detect(path: Path) -> str:
+    if path.suffix == ".p":
+        return "refer"
+    content = load_json(path)
+    if isinstance(content, dict) and {"images", "annotations"} <= content.keys():
+        return "coco"
+    if isinstance(content, list):
+        return "muse"
+    raise DataError(f"{path} is neither a MUSE list of images nor a COCO object; see docs/data.md.")

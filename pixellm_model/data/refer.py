@@ -1,0 +1,80 @@
+"""RefCOCO, RefCOCO+ and RefCOCOg in refer format: `refs(...).p`, a pickle, beside COCO's `instances.json`.
+
+The pickle holds lists, dictionaries, numbers and texts; nothing else is unpickled, so no code of a file runs.
+"""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+from pixellm_model.data.records import Asked, Record, encoded_mask, image_size, inside
+from pixellm_model.errors import DataError
+from pixellm_model.samples import PLACEHOLDER
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it asks for {module}.{name}")
+
+
+def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Record], list[str]]:
+    """Records of `path`, a refs file or the folder of one; each of an image's expressions is a question."""
+    from pixellm_model.data import load_json
+
+    files = sorted(path.glob("refs*.p")) if path.is_dir() else [path]
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files)
+        raise DataError(f"{path} holds several refs files ({names}); name one of them.")
+    refs = _unpickled(files[0])
+    instances = load_json(files[0].parent / "instances.json")
+    try:
+        pictures = {entry["id"]: entry for entry in instances["images"]}
+        marks = {entry["id"]: entry for entry in instances["annotations"]}
+    except (KeyError, TypeError):
+        raise DataError(f"{files[0].parent / 'instances.json'} is not COCO instances.") from None
+    folder = images or files[0].parent / "images"
+    found: dict[int, list[Asked]] = {}
+    skipped = []
+    for number, ref in enumerate(refs):
+        name = f"ref {ref.get('ref_id', number)!r:.20}" if isinstance(ref, dict) else f"ref {number}"
+        try:
+            if not isinstance(ref, dict):
+                raise DataError("it is not an object")
+            if split is not None and ref.get("split") != split:
+                continue
+            picture, mark = pictures.get(ref.get("image_id")), marks.get(ref.get("ann_id"))
+            if picture is None or mark is None:
+                raise DataError("its image or annotation is not among the instances")
+            size = image_size(inside(folder, picture.get("file_name")))
+            mask = encoded_mask(mark.get("segmentation"), size, "the thing referred to")
+            sentences = [sentence["sent"].strip() for sentence in ref["sentences"]]
+            questions = [
+                Asked(f"What is {sent} in this image?", f"It is {PLACEHOLDER}.", (mask,), (sent,))
+                for sent in sentences
+                if sent
+            ]
+            if not questions:
+                raise DataError("it has no sentence")
+            found.setdefault(picture["id"], []).extend(questions)
+        except DataError as error:
+            skipped.append(f"{name}: {error}")
+        except (KeyError, TypeError, AttributeError):
+            skipped.append(f"{name}: its sentences are not texts")
+    records = [
+        Record(f"image {number}", folder / pictures[number]["file_name"], tuple(asked), split)
+        for number, asked in found.items()
+    ]
+    return records, skipped
+
+
+def _unpickled(path: Path) -> list[Any]:
+    try:
+        with path.open("rb") as file:
+            refs = _PlainUnpickler(file, encoding="latin-1").load()
+    except Exception as error:  # a damaged pickle raises nearly anything
+        raise DataError(f"{path} is not a refs file of plain values: {error}.") from None
+    if not isinstance(refs, list):
+        raise DataError(f"{path} does not hold a list of refs.")
+    return refs
