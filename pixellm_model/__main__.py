@@ -1,4 +1,4 @@
-"""Command line: `python -m pixellm_model segment|convert|inspect`."""
+"""Command line: `python -m pixellm_model segment|evaluate|convert|inspect`."""
 
 from __future__ import annotations
 
@@ -39,6 +39,20 @@ def main(argv: list[str] | None = None) -> int:
     inspect.add_argument("folder", type=Path)
     inspect.add_argument("--vision-tower", type=Path)
     inspect.set_defaults(run=_inspect)
+
+    evaluate = commands.add_parser("evaluate", help="measure a model on annotated images")
+    evaluate.add_argument("--data", type=Path, required=True, help="file or folder (docs/data.md)")
+    evaluate.add_argument("--kind", help="muse, coco, refer, reason_seg or scenes; default: by its contents")
+    evaluate.add_argument("--split", help="only records of this split")
+    evaluate.add_argument("--images", type=Path, help="folder of the pictures")
+    evaluate.add_argument("--limit", type=int, help="only so many images, evenly chosen")
+    evaluate.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    evaluate.add_argument("--device", default="auto")
+    evaluate.add_argument("--dtype", default="auto")
+    evaluate.add_argument("--compat", action="store_true", help="the reference's MUSE figures too")
+    evaluate.add_argument("--out", type=Path, help="write report.html and report.json into this folder")
+    evaluate.add_argument("--json", action="store_true", help="print JSON, all questions included")
+    evaluate.set_defaults(run=_evaluate)
 
     args = parser.parse_args(argv)
     try:
@@ -104,6 +118,32 @@ def _as_json(result: object, size: tuple[int, int], version: str) -> dict[str, o
         "warnings": result.warnings,
         "timings": result.timings,
     }
+
+
+def _evaluate(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from pixellm_model.data import read_samples
+    from pixellm_model.evaluation import evaluate
+    from pixellm_model.report import Gallery, write_report
+    from pixellm_model.segmenter import Segmenter
+
+    samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
+    segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype)
+    gallery = Gallery()
+    shown = tqdm(samples, unit="image", file=sys.stderr, disable=None)
+    found = evaluate(segmenter, shown, args.compat, gallery.look)
+    found.skipped += samples.skipped
+    if args.json:
+        print(json.dumps(found.as_json()))
+    else:
+        print(segmenter.version)
+        for name, value in found.figures().items():
+            print(f"  {name:15} {value}")
+        if found.skipped:
+            print(f"  ! {len(found.skipped)} records left out, the first: {found.skipped[0]}")
+    if args.out:
+        print(f"report: {write_report(found, gallery, args.out)}", file=sys.stderr)
 
 
 def _convert(args: argparse.Namespace) -> None:

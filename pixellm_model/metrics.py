@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+HIT = 0.5  # IoU from which a target counts as found
+
 
 @dataclass
 class Scores:
@@ -26,6 +28,9 @@ class Scores:
     right_counts: int = 0
     absent: int = 0
     refused: int = 0
+    predicted: int = 0
+    true: int = 0
+    hits: int = 0
 
     def add(self, predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> float | None:
         """Add one question's masks, each (H, W) bool; returns its mean IoU, None when it has no mask."""
@@ -37,6 +42,9 @@ class Scores:
         intersections, unions = _areas(predicted, truth)
         ious = intersections / np.maximum(unions, 1)
         rows, columns = linear_sum_assignment(-ious)
+        self.predicted += len(predicted)
+        self.true += len(truth)
+        self.hits += int((ious[rows, columns] >= HIT).sum())
         total = float(ious[rows, columns].sum())
         self.intersection += int(intersections[rows, columns].sum())
         self.union += int(unions[rows, columns].sum())
@@ -60,6 +68,16 @@ class Scores:
         return self.right_counts / max(1, self.questions)
 
     @property
+    def precision(self) -> float:
+        """Share of predicted masks that are HIT or better against the truth they are matched to."""
+        return self.hits / max(1, self.predicted)
+
+    @property
+    def recall(self) -> float:
+        """Share of true masks that such a prediction was found for."""
+        return self.hits / max(1, self.true)
+
+    @property
     def none_accuracy(self) -> float:
         """Share of questions about absent things that got no mask."""
         return self.refused / max(1, self.absent)
@@ -69,6 +87,8 @@ class Scores:
             "questions": self.questions,
             "gIoU": round(self.giou, 4),
             "cIoU": round(self.ciou, 4),
+            "precision": round(self.precision, 4),
+            "recall": round(self.recall, 4),
             "count_accuracy": round(self.count_accuracy, 4),
             "none_accuracy": round(self.none_accuracy, 4),
         }

@@ -20,7 +20,7 @@ from pixellm_model.int8 import to_int8
 from pixellm_model.model import PixelLM
 from pixellm_model.phrases import name_targets
 from pixellm_model.prefix_cache import Prefix, PrefixCache, image_key
-from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image
+from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 from pixellm_model.request import Picture, Request
 from pixellm_model.tokenizer import PromptTokenizer
@@ -148,6 +148,20 @@ class Segmenter:
             answers |= zip(asked, found, strict=True)
         return [answers[number] for number in range(len(requests))]
 
+    def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[np.ndarray]:
+        """What the masks of a request's targets are thresholded from, each (H, W) float32.
+
+        For measuring; `segment_batch` never builds them whole. Raises PromptError as `segment` does.
+        """
+        asked = self._ids(request, max_new_tokens)
+        with self._lock, torch.inference_mode():
+            image = self._prepared(request.image)
+            _, _, (low_res,) = self._generated([request], [image], [asked], _Clock())
+            if not len(low_res):
+                return []
+            whole = restore_masks(low_res, image.resized, image.original, self.model.config.image_size)
+            return list(whole.cpu().numpy())
+
     def prepare(self, image: Image.Image) -> ProcessedImage:
         """What the model needs of an image: a few megabytes, however large the photo. May be asked about in
         its place, any number of times, without being resized again."""
@@ -187,16 +201,7 @@ class Segmenter:
     ) -> list[Segmentation]:
         clock = _Clock()
         images = [self._prepared(request.image) for request in requests]
-        prefixes = self._prefixes(images)
-        clock.lap("encode")
-        questions = [
-            Question(prefix, ids, room, self._drafts.about(request.prompt))
-            for prefix, (ids, room), request in zip(prefixes, asked, requests, strict=True)
-        ]
-        generations = generate(self.model, questions, self.tokenizer.eos_id)
-        clock.lap("generate")
-        found = [self._runs(generation) for generation in generations]
-        low_res = self._draw(generations, [runs for runs, _ in found], prefixes)
+        generations, found, low_res = self._generated(requests, images, asked, clock)
         answers = []
         for request, image, generation, (runs, warnings), logits in zip(
             requests, images, generations, found, low_res, strict=True
@@ -210,6 +215,26 @@ class Segmenter:
             answers.append(Segmentation(_display(texts), tuple(targets), tuple(warnings), clock.laps))
         clock.lap("decode")
         return answers
+
+    def _generated(
+        self,
+        requests: Sequence[Request],
+        images: Sequence[ProcessedImage],
+        asked: Sequence[tuple[list[int], int]],
+        clock: _Clock,
+    ) -> tuple[list[Generation], list[tuple[list[int], list[str]]], list[torch.Tensor]]:
+        """Each request's answer, the codebook runs in it with what is wrong with it, and the low-resolution
+        logits of its targets, (n, 4g, 4g)."""
+        prefixes = self._prefixes(images)
+        clock.lap("encode")
+        questions = [
+            Question(prefix, ids, room, self._drafts.about(request.prompt))
+            for prefix, (ids, room), request in zip(prefixes, asked, requests, strict=True)
+        ]
+        generations = generate(self.model, questions, self.tokenizer.eos_id)
+        clock.lap("generate")
+        found = [self._runs(generation) for generation in generations]
+        return generations, found, self._draw(generations, [runs for runs, _ in found], prefixes)
 
     def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
         """What is known of each image; those not yet in the cache are encoded, each once."""

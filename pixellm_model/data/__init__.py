@@ -9,31 +9,44 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pixellm_model.data import coco, muse, reason_seg, refer
 from pixellm_model.data.records import Asked, Record, SampleSet
 from pixellm_model.errors import DataError
 
+if TYPE_CHECKING:
+    from pixellm_model.data.rendered import RenderedScenes
+
 __all__ = ["KINDS", "Asked", "Record", "SampleSet", "read_samples"]
 
-KINDS = ("muse", "coco", "refer", "reason_seg")
+KINDS = ("muse", "coco", "refer", "reason_seg", "scenes")
+DEFAULT_SCENES = 200
 
 
 def read_samples(
-    path: str | Path, kind: str | None = None, split: str | None = None, images: str | Path | None = None
-) -> SampleSet:
+    path: str | Path,
+    kind: str | None = None,
+    split: str | None = None,
+    images: str | Path | None = None,
+    limit: int | None = None,
+) -> SampleSet | RenderedScenes:
     """The samples of a file or folder.
 
     `kind` is one of KINDS, by default what the contents look like; `split` selects records that say which
-    split they belong to; `images` is the folder of the pictures, by default the one the format names. Raises
-    DataError when nothing of it can be read; single malformed records are named in `.skipped`.
+    split they belong to; `images` is the folder of the pictures, by default the one the format names; `limit`
+    takes only so many images, evenly chosen. Raises DataError when nothing of it can be read; single
+    malformed records are named in `.skipped`.
     """
     path = Path(path)
     if not path.exists():
         raise DataError(f"{path} does not exist; give a file or folder of annotations.")
     if kind is not None and kind not in KINDS:
         raise DataError(f"There are no data of kind {kind!r}; use one of {', '.join(KINDS)}.")
+    if kind == "scenes":
+        from pixellm_model.data.rendered import RenderedScenes
+
+        return RenderedScenes(path, split, limit or DEFAULT_SCENES)
     if path.is_dir():
         kind, path = _folder(path, kind)
     folder = Path(images) if images is not None else None
@@ -52,6 +65,8 @@ def read_samples(
         first = f" ({len(skipped)} are malformed, the first: {skipped[0]})" if skipped else ""
         of_split = f" of split {split!r}" if split else ""
         raise DataError(f"{path} holds no usable record{of_split}{first}.")
+    if limit is not None and limit < len(records):
+        records = [records[number * len(records) // limit] for number in range(limit)]
     return SampleSet(records, skipped)
 
 
