@@ -1,38 +1,53 @@
-"""Teacher-forced training on `Sample`s: several questions about an image share its prefix.
+"""Teacher-forced training on packed samples: the forward and its losses, and the mini's own run by the clock.
 
-A sample's sequence is `[system + image] [question 1 + answer 1] [question 2 + answer 2] ...`. An
-attention mask keeps the questions from seeing each other and positions restart after the prefix, so the
-result equals separate sequences while the image is paid for once.
+Fine-tuning (`finetune.py`) shares everything here but `train`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 
 from pixellm_model.config import PixelLMConfig
-from pixellm_model.generate import key_mask, split_prompt
-from pixellm_model.losses import mask_bce, mask_dice
+from pixellm_model.generate import key_mask
+from pixellm_model.losses import mask_bce, mask_dice, refinement_weight
 from pixellm_model.model import ImageFeatures, PixelLM
-from pixellm_model.preprocess import ProcessedImage, process_image
-from pixellm_model.prompt import build_prompt, training_text
-from pixellm_model.samples import Question, Sample
+from pixellm_model.packing import PackedImage, decoder_cells, pack
+from pixellm_model.preprocess import ProcessedImage, restore_masks
+from pixellm_model.samples import Sample
 from pixellm_model.tokenizer import PromptTokenizer
 
 IGNORE = -100
 
 
 @dataclass(frozen=True)
-class Recipe:
+class LossRecipe:
+    """What is learned from an answer. The weights' defaults are the paper's."""
+
+    ce_weight: float = 1.0
+    bce_weight: float = 2.0
+    dice_weight: float = 0.5
+    align_weight: float = 0.0  # ours, not the paper's; 0 trains as the paper does
+    refine: bool = False  # the target refinement loss: contested pixels weigh refine_alpha in the BCE
+    refine_alpha: float = 2.0
+    photo_size: bool = (
+        False  # mask losses at the photo's size, as the reference; else where masks are decoded
+    )
+    max_drawn: int | None = None  # targets a step that the pixel decoder draws, chosen at random; 0: none
+
+
+@dataclass(frozen=True)
+class Recipe(LossRecipe):
     """How to train. Rates are AdamW's; the language model starts pretrained and moves more slowly."""
 
+    dice_weight: float = 1.0
+    align_weight: float = 1.0
     minutes: float = 60.0
     batch_size: int = 4
     lr: float = 6e-4
@@ -41,84 +56,11 @@ class Recipe:
     final_lr: float = 0.05
     weight_decay: float = 0.01
     clip_norm: float = 1.0
-    bce_weight: float = 2.0
-    dice_weight: float = 1.0
-    align_weight: float = 1.0  # ours, not the paper's; 0 trains as the paper does
     max_targets: int = 6
-    max_drawn: int | None = None  # targets a step that the pixel decoder draws, chosen at random; 0: none
     frozen: tuple[str, ...] = ("model.vision_tower.",)  # parameters of these prefixes do not learn
     seed: int = 0
     log_every: int = 20
     save_every: int = 100
-
-
-@dataclass
-class PackedImage:
-    """One sample, ready for the model. `prefix` holds IMAGE_ID; the questions and answers branch off it.
-
-    `image` may also be what the frozen tower made of it, (2, g*g, C), computed once and kept. The answers of
-    the last `supposed` branches are wrong: they name what is not there. Their tokens are not learned, but
-    that nothing is to be drawn for them is.
-    """
-
-    image: ProcessedImage | torch.Tensor
-    resized: tuple[int, int]
-    prefix: list[int]
-    branches: list[tuple[list[int], int]]  # ids of question and answer, where the answer starts
-    masks: torch.Tensor  # (N, 4g, 4g) float in 0..1, the pixel decoder's own resolution
-    supposed: int = 0
-
-
-def pack(sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets: int) -> PackedImage:
-    """Tokenise a sample; questions beyond `max_targets` targets are left out, never cut."""
-    config = model.config
-    image = process_image(Image.fromarray(sample.image), config.image_size)
-    side = 4 * config.grid
-    asked: list[Question] = []
-    masks: list[torch.Tensor] = []
-    for question in sample.questions:
-        if len(masks) + len(question.masks) > max_targets and asked:
-            continue
-        asked.append(question)
-        masks += [shrink_mask(mask, image.resized, config.image_size, side) for mask in question.masks]
-    prefix, branches = branch_off(
-        [(question.text, question.answer) for question in asked],
-        config,
-        tokenizer,
-        [question.history for question in asked],
-    )
-    small = torch.stack(masks) if masks else torch.zeros(0, side, side)
-    return PackedImage(image, image.resized, prefix, branches, small)
-
-
-def branch_off(
-    texts: list[tuple[str, str]],
-    config: PixelLMConfig,
-    tokenizer: PromptTokenizer,
-    histories: Sequence[Sequence[tuple[str, str]]] = (),
-) -> tuple[list[int], list[tuple[list[int], int]]]:
-    """Questions with answers -> their shared prefix, and what of each branches off and its answer's start.
-
-    `histories` are the turns before each question, if there are any.
-    """
-    prefix: list[int] = []
-    branches: list[tuple[list[int], int]] = []
-    for (question, answer), history in zip(texts, histories or [()] * len(texts), strict=True):
-        prompt = build_prompt(config, tokenizer, question, history)
-        prefix, asked = split_prompt(tokenizer.encode(prompt))
-        _, whole = split_prompt(tokenizer.encode(prompt + training_text(tokenizer, answer)))
-        branches.append(([*whole, tokenizer.eos_id], len(asked)))
-    return prefix, branches
-
-
-def shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
-    """An (H, W) mask in the padded square, averaged down to (side, side)."""
-    h, w = resized
-    scaled = F.interpolate(
-        torch.from_numpy(mask)[None, None].float(), (h, w), mode="bilinear", antialias=True
-    )
-    square = F.pad(scaled, (0, image_size - w, 0, image_size - h))
-    return F.interpolate(square, (side, side), mode="area")[0, 0]
 
 
 @dataclass
@@ -194,35 +136,95 @@ def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
 
 
 def forward_losses(
-    model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: Recipe
+    model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: LossRecipe
 ) -> Losses:
-    """Token cross-entropy on the answers plus BCE and dice on the masks."""
+    """Token cross-entropy on the answers plus BCE and dice on the masks, each averaged over its batch."""
     answers = answer_states(model, batch)
     told = answers.learned
     ce = F.cross_entropy(model.lm_head(answers.hidden[told]).float(), answers.tokens[told])
     parts = {"ce": ce.item()}
+    total = recipe.ce_weight * ce
     states = answers.target_states(tokenizer)
     if not len(states):
-        return Losses(ce, parts)
+        return Losses(total, parts)
     targets = tokenizer.codebook.fuse(model.target_embeddings(states))  # (N, 2, dim)
     maps = answers.image.maps
-    owner = torch.cat([torch.full((len(p.masks),), row) for row, p in enumerate(batch)]).to(model.device)
-    masks = torch.cat([packed.masks for packed in batch]).to(model.device)
-    inside = torch.stack([decoder_cells(packed.resized, model.config) for packed in batch])
-    inside = inside.to(model.device)[owner].float()
-    total = ce
+    truth = _Truth(batch, tokenizer, model.config, model.device)
     if recipe.align_weight:
-        align = _alignment(targets, maps[:, owner], masks, inside)
+        align = _alignment(targets, maps[:, truth.owner], truth.masks, truth.inside[truth.owner])
         parts["align"] = align.item()
         total = total + recipe.align_weight * align
-    drawn = torch.randperm(len(targets), device=model.device)[: recipe.max_drawn]
+    drawn = torch.randperm(len(targets), device=model.device)[: recipe.max_drawn].sort().values
     if len(drawn):
-        logits, _ = model.decode_targets(targets[drawn], maps, owner[drawn])
-        bce = mask_bce(logits.float(), masks[drawn], inside[drawn]).mean()
-        dice = mask_dice(logits.float(), masks[drawn], inside[drawn]).mean()
+        logits, _ = model.decode_targets(targets[drawn], maps, truth.owner[drawn])
+        bce, dice = _mask_losses(logits.float(), drawn, truth, recipe)
         parts |= {"bce": bce.item(), "dice": dice.item()}
         total = total + recipe.bce_weight * bce + recipe.dice_weight * dice
     return Losses(total, parts)
+
+
+class _Truth:
+    """What a batch's N targets are: `owner` (N,) their image, `question` (N,) their question, `masks`
+    (N, 4g, 4g), and per image `inside` (B, 4g, 4g), 1 where the decoder's cells are not padding."""
+
+    def __init__(
+        self,
+        batch: list[PackedImage],
+        tokenizer: PromptTokenizer,
+        config: PixelLMConfig,
+        device: torch.device,
+    ):
+        self.batch, self.config = batch, config
+        counts = [len(packed.masks) for packed in batch]
+        per_question = [
+            ids[answer_at:].count(tokenizer.codebook.ids[0])
+            for packed in batch
+            for ids, answer_at in packed.branches
+        ]
+        self.owner = torch.arange(len(batch)).repeat_interleave(torch.tensor(counts)).to(device)
+        self.question = (
+            torch.arange(len(per_question)).repeat_interleave(torch.tensor(per_question)).to(device)
+        )
+        self.masks = torch.cat([packed.masks for packed in batch]).to(device)
+        inside = torch.stack([decoder_cells(packed.resized, config) for packed in batch])
+        self.inside = inside.float().to(device)
+
+
+def _mask_losses(
+    logits: torch.Tensor, drawn: torch.Tensor, truth: _Truth, recipe: LossRecipe
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean BCE and dice of the logits (n, 4g, 4g) of the targets `drawn`, (n,) in ascending order."""
+    if not recipe.photo_size:
+        owner, question = truth.owner[drawn], truth.question[drawn]
+        return _means([_per_mask(logits, truth.masks[drawn], truth.inside[owner], question, recipe)])
+    found, start = [], 0
+    for row, packed in enumerate(truth.batch):
+        assert packed.photo_masks is not None or not len(packed.masks), "packed without photo_masks"
+        mine = truth.owner[drawn] == row
+        if packed.photo_masks is not None and mine.any():
+            full = packed.photo_masks.to(logits.device)[drawn[mine] - start].float()
+            size = (int(full.shape[1]), int(full.shape[2]))
+            at_size = restore_masks(logits[mine], packed.resized, size, truth.config.image_size)
+            question = truth.question[drawn[mine]]
+            found.append(_per_mask(at_size, full, torch.ones_like(full), question, recipe))
+        start += len(packed.masks)
+    return _means(found)
+
+
+def _per_mask(
+    logits: torch.Tensor,
+    masks: torch.Tensor,
+    valid: torch.Tensor,
+    question: torch.Tensor,
+    recipe: LossRecipe,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    weight = refinement_weight(logits, question, recipe.refine_alpha) if recipe.refine else None
+    return mask_bce(logits, masks, valid, weight), mask_dice(logits, masks, valid)
+
+
+def _means(found: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    bce, dice = zip(*found, strict=True)
+    return torch.cat(bce).mean(), torch.cat(dice).mean()
 
 
 def _alignment(
@@ -239,13 +241,6 @@ def _alignment(
     where = F.adaptive_max_pool2d(inside, grid).repeat(2, 1, 1)
     flat = logits.flatten(0, 1)
     return (mask_bce(flat, coarse, where) + mask_dice(flat, coarse, where)).mean()
-
-
-def decoder_cells(resized: tuple[int, int], config: PixelLMConfig) -> torch.Tensor:
-    """(4g, 4g) bool: decoder cells whose top left pixel lies inside the image, not in the padding."""
-    side = 4 * config.grid
-    starts = torch.arange(side) * config.image_size / side
-    return (starts[:, None] < resized[0]) & (starts[None, :] < resized[1])
 
 
 def _branch_mask(segments: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:

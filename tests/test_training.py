@@ -14,12 +14,13 @@ from PIL import Image
 from pixellm_model import checkpoint, training
 from pixellm_model.losses import mask_bce, mask_dice
 from pixellm_model.model import PixelLM
+from pixellm_model.packing import PackedImage, branch_off, pack
 from pixellm_model.preprocess import ProcessedImage
 from pixellm_model.request import Request
 from pixellm_model.samples import Question, Sample
 from pixellm_model.segmenter import Segmenter
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, Recipe, answer_states, branch_off, forward_losses, pack, train
+from pixellm_model.training import Recipe, answer_states, forward_losses, train
 from support.tiny_model import write_tiny
 
 RECIPE = Recipe(

@@ -21,12 +21,12 @@ from torch.utils.data import DataLoader, Dataset
 from pixellm_model import checkpoint
 from pixellm_model.config import PixelLMConfig
 from pixellm_model.model import PixelLM
+from pixellm_model.packing import PackedImage, branch_off, shrink_mask
 from pixellm_model.preprocess import process_image
 from pixellm_model.questions import Questioner, Thing
 from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.scenes import Picture, SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import PackedImage, branch_off, shrink_mask
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.names import chosen_names
 
