@@ -1,4 +1,4 @@
-"""Command line: `python -m pixellm_model segment|evaluate|convert|inspect`."""
+"""Command line: `python -m pixellm_model segment|train|evaluate|convert|inspect`."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ def main(argv: list[str] | None = None) -> int:
     segment.add_argument("image", type=Path)
     segment.add_argument("prompt")
     segment.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    segment.add_argument("--adapter", type=Path, help="folder of a fine-tuned adapter")
     segment.add_argument("--vision-tower", type=Path, help="CLIP tower of a published checkpoint")
     segment.add_argument("--device", default="auto")
     segment.add_argument("--dtype", default="auto")
@@ -47,6 +48,7 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--images", type=Path, help="folder of the pictures")
     evaluate.add_argument("--limit", type=int, help="only so many images, evenly chosen")
     evaluate.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    evaluate.add_argument("--adapter", type=Path, help="folder of a fine-tuned adapter")
     evaluate.add_argument("--device", default="auto")
     evaluate.add_argument("--dtype", default="auto")
     evaluate.add_argument("--compat", action="store_true", help="the reference's MUSE figures too")
@@ -54,10 +56,26 @@ def main(argv: list[str] | None = None) -> int:
     evaluate.add_argument("--json", action="store_true", help="print JSON, all questions included")
     evaluate.set_defaults(run=_evaluate)
 
+    train = commands.add_parser("train", help="fine-tune an adapter (docs/training.md)")
+    train.add_argument("--data", type=Path, required=True, help="file or folder (docs/data.md)")
+    train.add_argument("--kind", help="muse, coco, refer, reason_seg or scenes; default: by its contents")
+    train.add_argument("--split", help="only records of this split")
+    train.add_argument("--images", type=Path, help="folder of the pictures")
+    train.add_argument("--limit", type=int, help="only so many images, evenly chosen")
+    train.add_argument("--base", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    train.add_argument("--out", type=Path, required=True, help="folder of the run; goes on where it stopped")
+    train.add_argument("--recipe", type=Path, help="JSON object with fields of FineTuneRecipe")
+    train.add_argument("--epochs", type=float)
+    train.add_argument("--lr", type=float)
+    train.add_argument("--batch-size", type=int)
+    train.add_argument("--seed", type=int)
+    train.add_argument("--device", default="auto")
+    train.set_defaults(run=_train)
+
     args = parser.parse_args(argv)
     try:
         args.run(args)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"pixellm: {error}", file=sys.stderr)
         return 2
     return 0
@@ -74,6 +92,8 @@ def _segment(args: argparse.Namespace) -> None:
     except UnidentifiedImageError:
         raise ValueError(f"{args.image} is not an image that Pillow can read.") from None
     segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype, args.vision_tower)
+    if args.adapter:
+        segmenter = segmenter.with_adapter(args.adapter)
     result = segmenter.segment(image, args.prompt)
     if args.out:
         draw_overlay(image, result.targets, result.answer).save(args.out)
@@ -130,6 +150,8 @@ def _evaluate(args: argparse.Namespace) -> None:
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype)
+    if args.adapter:
+        segmenter = segmenter.with_adapter(args.adapter)
     gallery = Gallery()
     shown = tqdm(samples, unit="image", file=sys.stderr, disable=None)
     found = evaluate(segmenter, shown, args.compat, gallery.look)
@@ -144,6 +166,21 @@ def _evaluate(args: argparse.Namespace) -> None:
             print(f"  ! {len(found.skipped)} records left out, the first: {found.skipped[0]}")
     if args.out:
         print(f"report: {write_report(found, gallery, args.out)}", file=sys.stderr)
+
+
+def _train(args: argparse.Namespace) -> None:
+    from dataclasses import replace
+
+    from pixellm_model.data import read_samples
+    from pixellm_model.finetune import FineTuneRecipe, fine_tune
+
+    samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
+    for reason in samples.skipped[:5]:
+        print(f"! left out: {reason}", file=sys.stderr)
+    recipe = FineTuneRecipe.from_file(args.recipe) if args.recipe else FineTuneRecipe()
+    given = {name: getattr(args, name) for name in ("epochs", "lr", "batch_size", "seed")}
+    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    print(f"adapter: {fine_tune(args.base, samples, recipe, args.out, args.device)}")
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -61,11 +61,17 @@ class Segmenter:
     """
 
     def __init__(
-        self, model: PixelLM, tokenizer: PromptTokenizer, version: str, cache: PrefixCache | None = None
+        self,
+        model: PixelLM,
+        tokenizer: PromptTokenizer,
+        version: str,
+        cache: PrefixCache | None = None,
+        fingerprint: str = "",
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.version = version
+        self.fingerprint = fingerprint
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
         self._drafts = Drafts(tokenizer)
@@ -95,11 +101,25 @@ class Segmenter:
             raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}, int8.")
         wanted = DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)
         model, tokenizer = checkpoint.load(folder, vision_tower, device, wanted)
-        version = f"{Path(model.config.name).name}-{checkpoint.fingerprint(folder)}"
+        fingerprint = checkpoint.fingerprint(folder)
+        version = f"{Path(model.config.name).name}-{fingerprint}"
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(model, tokenizer, version, cache)
+        return cls(model, tokenizer, version, cache, fingerprint)
+
+    def with_adapter(self, folder: str | Path, name: str | None = None) -> Segmenter:
+        """This model with a fine-tuned adapter, as a segmenter of its own, of version `<this>+<name>` (by
+        default the folder's name). It shares this one's weights, but those of the adapter, and its cache,
+        in which versions are told apart.
+
+        Raises CheckpointError when the folder is no adapter or belongs to another base.
+        """
+        from pixellm_model import adapter
+
+        model = adapter.load(self.model, self.fingerprint, Path(folder))
+        version = f"{self.version}+{name or Path(folder).name}"
+        return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint)
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the self-contained layout; `int8` stores tower and language model with 8-bit matrices.
