@@ -1,9 +1,9 @@
 """What fine-tuning changes, apart from its base: LoRA, codebook rows, projectors, neck, pixel decoder.
 
-An adapter is a folder: `adapter.json` says what it is and of which base, `adapter_model.safetensors` holds its
-tensors. A model with an adapter shares all other tensors with its base, so that many projects cost one base in
-memory and none can disturb another. What trains follows the reference (specification section
-10.4), with two differences: of the embeddings only the codebook's rows, and the neck as well.
+An adapter is a folder: `adapter.json` says what it is and of which base, `adapter_model.safetensors` holds
+its tensors. A model with an adapter shares all other tensors with its base, so that many projects cost one
+base in memory and none can disturb another. What trains follows the reference (specification section 10.4),
+with two differences: of the embeddings only the codebook's rows, and the neck as well.
 """
 
 from __future__ import annotations
