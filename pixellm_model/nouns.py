@@ -4,6 +4,7 @@ import json
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Nouns:
     """
 
     def __init__(self, path: Path) -> None:
-        self.by_name: dict[str, Noun] = {}
+        nouns: dict[str, Noun] = {}
         for entry in json.loads(path.read_text(encoding="utf-8")):
             noun = Noun(
                 name=entry["name"],
@@ -42,14 +43,23 @@ class Nouns:
                 parent=entry.get("parent"),
                 kin=frozenset(entry.get("kin", ())),
             )
-            if noun.name in self.by_name:
+            if noun.name in nouns:
                 raise ValueError(f"{path} names {noun.name!r} twice; keep one entry.")
-            self.by_name[noun.name] = noun
-        for noun in self.by_name.values():
-            if noun.parent is not None and noun.parent not in self.by_name:
+            nouns[noun.name] = noun
+        for noun in nouns.values():
+            if noun.parent is not None and noun.parent not in nouns:
                 raise ValueError(
                     f"{path} gives {noun.name!r} the parent {noun.parent!r}, which it does not name."
                 )
+
+        self.by_name = nouns
+
+    @classmethod
+    def of(cls, nouns: Iterable[Noun]) -> Self:
+        """Nouns made elsewhere; no name twice, every parent among them."""
+        made = cls.__new__(cls)
+        made.by_name = {noun.name: noun for noun in nouns}
+        return made
 
     @property
     def backdrop(self) -> frozenset[str]:

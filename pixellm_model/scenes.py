@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
+from .backdrops import painted
 from .nouns import Nouns
 from .questions import Questioner, Thing
 from .samples import Question, Sample
@@ -54,8 +55,9 @@ class SceneRenderer:
 
     `split` is "train" or "held_out": other instances of the same names. `size` is the long side in pixels.
     `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos;
-    without photos in the folder all are scenes. `names` limits what is shown and asked for. Decoded
-    cut-outs are kept in memory (about 0.2 MB each). Raises FileNotFoundError without `cutouts.jsonl`,
+    without photos in the folder all are scenes. `names` limits what is shown and asked for,
+    `level` how hard the questions are (`Questioner.ask`). Decoded cut-outs are kept in memory (about 0.2 MB
+    each). Raises FileNotFoundError without `cutouts.jsonl`,
     ValueError without a cut-out of that split.
     """
 
@@ -68,6 +70,7 @@ class SceneRenderer:
         photo: float = 0.25,
         mosaic: float = 0.15,
         names: Collection[str] | None = None,
+        level: int = 1,
     ) -> None:
         folder = Path(cutouts_dir)
         if not (folder / "cutouts.jsonl").exists():
@@ -75,6 +78,7 @@ class SceneRenderer:
                 f"{folder} has no cutouts.jsonl; make it with recipes/pixellm_mini/cutouts.py."
             )
         self.size = size
+        self.level = level
         self.nouns = Nouns(folder / "vocabulary.json")
         self.cutouts: dict[str, list[Cutout]] = {}
         for item in _records(folder / "cutouts.jsonl", split, names):
@@ -173,7 +177,7 @@ class SceneRenderer:
             box = _crop_box(photo, (width, height), float(rng.uniform(1, 2)), rng)
             place = photo.resize((width, height), Image.Resampling.BILINEAR, box=box, reducing_gap=2.0)
             return np.asarray(place), [], True, self.nouns.backdrop
-        return _painted(width, height, rng), [], True, frozenset()
+        return painted(width, height, rng), [], True, frozenset()
 
     def _framed(
         self, rng: np.random.Generator, width: int, height: int, zoom: float, kept: float = 0.5
@@ -238,9 +242,15 @@ class SceneRenderer:
 
     def _ask(self, picture: Picture, rng: np.random.Generator) -> tuple[Question, ...]:
         questioner = Questioner(
-            self.nouns, self.askable(rng), picture.things, rng, picture.complete, picture.backdrop
+            self.nouns,
+            self.askable(rng),
+            picture.things,
+            rng,
+            picture.complete,
+            picture.backdrop,
+            image=picture.image,
         )
-        return questioner.ask(int(rng.integers(3, 6)))
+        return questioner.ask(int(rng.integers(3, 6)), self.level)
 
 
 class Canvas:
@@ -371,31 +381,3 @@ def _crop_box(
     # Where a side fits exactly, rounding may leave less than nothing over.
     left, top = rng.uniform(0, max(0.0, image.width - wide)), rng.uniform(0, max(0.0, image.height - tall))
     return left, top, min(left + wide, image.width), min(top + tall, image.height)
-
-
-def _painted(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A background without things: a gradient, soft patches, a floor and a wall, stripes or checks."""
-    first, second = rng.uniform(20, 245, (2, 3))
-    rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
-    angle = rng.uniform(0, 2 * np.pi)
-    along = rows * np.sin(angle) + columns * np.cos(angle)
-    kind = int(rng.integers(5))
-    if kind == 0:
-        blend = (along - along.min()) / (np.ptp(along) + 1e-6)
-    elif kind == 1:
-        coarse = Image.fromarray(
-            rng.random((int(rng.integers(2, 9)), int(rng.integers(2, 9)))).astype(np.float32)
-        )
-        blend = np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC))
-    elif kind == 2:
-        blend = (rows > height * rng.uniform(0.35, 0.75)).astype(np.float32)
-    elif kind == 3:
-        blend = (np.sin(along * rng.uniform(0.03, 0.4)) > 0).astype(np.float32)
-    else:
-        side = rng.uniform(12, 60)
-        blend = ((rows // side + columns // side) % 2).astype(np.float32)
-    if kind >= 3:
-        second = first + (second - first) * rng.uniform(0.1, 0.5)
-    image = first + (second - first) * blend[:, :, None]
-    coarse = Image.fromarray(rng.normal(0, rng.uniform(0, 14), (height // 3, width // 3)).astype(np.float32))
-    return image + np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR))[:, :, None]

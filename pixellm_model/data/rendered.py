@@ -15,7 +15,7 @@ class RenderedScenes(Sequence[Sample]):
     """`count` scenes of the cut-outs in a folder; `split` "held_out" are arrangements kept for measuring."""
 
     def __init__(self, folder: Path, split: str | None = None, count: int = 200, size: int = 448):
-        self._renderer = SceneRenderer(folder, "train", size)
+        self._renderer = SceneRenderer(folder, "train", size, level=3)
         self._first = HELD_OUT if split == "held_out" else 0
         self._count = count
         self.skipped: list[str] = []
