@@ -189,16 +189,20 @@ class Questioner:
         return self.question(self.pick(COUNTED).format(n=NUMBERS[len(found)], x=noun.plural), found)
 
     def colour(self) -> Question | None:
-        """The things of a colour, of one name or of any; only where each is plainly of it or plainly not."""
+        """The things of a colour, of one name or of any; only where each is plainly of it or plainly not.
+
+        Those of any name only where the background shows nothing that might be of that colour too.
+        """
         if self.image is None or not self.names:
             return None
         image = self.image
         shown = [c for c in COLOURS if any(thing.shows(c, image) for thing in self.things)]
         colour = self.pick(shown if shown and self.rng.random() < 0.8 else list(COLOURS))
-        name = None if self.complete and self.rng.random() < 0.3 else self.pick(self.names)
+        alone = self.complete and not self.backdrop
+        name = None if alone and self.rng.random() < 0.3 else self.pick(self.names)
         things = self.things if name is None else self.called(name)
         verdicts = [thing.shows(colour, image) for thing in things]
-        if None in verdicts or (name is None and not any(verdicts) and self.backdrop):
+        if None in verdicts:
             return None
         chosen = [thing for thing, verdict in zip(things, verdicts, strict=True) if verdict]
         if name is None:

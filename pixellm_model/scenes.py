@@ -58,7 +58,7 @@ class SceneRenderer:
     without photos in the folder all are scenes. `names` limits what is shown and asked for,
     `level` how hard the questions are (`Questioner.ask`). Decoded cut-outs are kept in memory (about 0.2 MB
     each). Raises FileNotFoundError without `cutouts.jsonl`,
-    ValueError without a cut-out of that split.
+    ValueError without a cut-out of that split or with one that the vocabulary does not name.
     """
 
     def __init__(
@@ -85,6 +85,8 @@ class SceneRenderer:
             self.cutouts.setdefault(item["name"], []).append(Cutout(folder / item["file"], item["name"]))
         if not self.cutouts:
             raise ValueError(f"{folder} has no cut-out of the split {split!r}; give train or held_out.")
+        if unknown := set(self.cutouts) - set(self.nouns.by_name):
+            raise ValueError(f"{folder} has cut-outs of {min(unknown)!r}, which its vocabulary.json lacks.")
         self.photos = [
             Photo(folder / item["file"], folder / item["mask"], item["name"])
             for item in _records(folder / "photos.jsonl", split, names)

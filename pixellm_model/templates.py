@@ -108,16 +108,7 @@ PLACES = (
 SIZES = (("biggest", True), ("largest", True), ("smallest", False))
 COUNTED = ("the {n} {x}", "{n} {x}", "Segment the {n} {x}.", "Find the {n} {x}.", "Mark the {n} {x}.")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
-COLOURED = (
-    "everything {c}",
-    "everything that is {c}",
-    "all {c} things",
-    "the {c} objects",
-    "Segment everything {c}.",
-    "Segment all {c} things.",
-    "Find the {c} objects.",
-    "What is {c} in this image?",
-)
+COLOURED = ("all {c} things", "the {c} objects", "Segment all {c} things.", "Find the {c} objects.")
 # How people say the relations that `things.RELATIONS` measures.
 RELATED = {
     "left of": ("left of", "to the left of"),

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Thing:
-    """One thing in an image: its name and its visible mask (H, W) bool."""
+    """One thing in an image: its name and its visible mask (H, W) bool. Equal only to itself."""
 
     name: str
     mask: np.ndarray
@@ -89,7 +89,7 @@ MOSTLY, BARELY = 0.6, 0.08  # shares of a thing's pixels
 RELATIONS = {"left of": (1, -1), "right of": (1, 1), "above": (0, -1), "below": (0, 1)}
 # For each colour what surely is it, and what somebody might call so: dark, pale and neighbouring shades.
 COLOURS: dict[str, tuple[Measure, Measure]] = {
-    "red": (_tinted(350, 10, 0.6, 0.45), _tinted(325, 25, 0.25, 0.15)),
+    "red": (_tinted(350, 10, 0.6, 0.55), _tinted(325, 25, 0.25, 0.15)),
     "orange": (_tinted(20, 38, 0.6, 0.75), _tinted(8, 50, 0.25, 0.3)),
     "yellow": (_tinted(50, 65, 0.5, 0.65), _tinted(38, 80, 0.2, 0.3)),
     "green": (_tinted(90, 150, 0.4, 0.3), _tinted(65, 180, 0.15, 0.12)),

@@ -17,6 +17,7 @@ from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixellm_model.data import read_samples
+from pixellm_model.data.records import inside
 from pixellm_model.errors import DataError
 
 COCO_PHOTOS = Path(__file__).parents[2] / "shared" / "data" / "coco_photos"
@@ -220,6 +221,22 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(DataError, match="mkdir"):
         read_samples(tmp_path)
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_pickle_that_asks_for_much_memory_is_refused(tmp_path: Path) -> None:
+    write_refer(tmp_path, [])
+    (file,) = tmp_path.glob("refs*.p")
+    file.write_bytes(b"Nr" + (50_000_000).to_bytes(4, "little") + b"0.")
+    with pytest.raises(DataError, match="more values than it has bytes"):
+        read_samples(tmp_path)
+
+
+def test_a_link_out_of_the_images_folder_is_refused(tmp_path: Path) -> None:
+    write_image(tmp_path / "secret.png")
+    (tmp_path / "set" / "images").mkdir(parents=True)
+    (tmp_path / "set" / "images" / "a.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(DataError, match="a link out of its folder"):
+        inside(tmp_path / "set" / "images", "a.png")
 
 
 def test_reason_seg_cuts_out_what_is_to_be_ignored(tmp_path: Path) -> None:

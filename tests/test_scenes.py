@@ -1,6 +1,7 @@
 """Rendered scenes: the same again for a seed, exact masks, questions whose answers are true."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,11 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
+from tokenizers import Tokenizer
 
+from pixellm_model import followups
 from pixellm_model.nouns import Nouns
-from pixellm_model.questions import Questioner, Thing, answer
+from pixellm_model.questions import Questioner, Thing, answer, wordings
 from pixellm_model.samples import PLACEHOLDER, Question, Sample
 from pixellm_model.scenes import Canvas, SceneRenderer
+from pixellm_model.templates import NUMBERS, PLACES
+from pixellm_model.things import COLOURS
+
+MINI = Path(__file__).parents[1] / "pixellm_model" / "mini"
+IN_PIECES = {most for _, most, _, _ in PLACES}  # "left" and "most"
 
 NOUNS = [
     {"name": "bird", "plural": "birds", "category": "animal", "attributes": ["fly"]},
@@ -161,6 +169,163 @@ def test_answers_are_true(nouns: Nouns, names: list[str], seed: int) -> None:
                 assert name is None or not any(nouns.related(name, one) for one in names)
 
 
+RELATION = re.compile(r"(\w+) (left of|right of|above|below) the (\w+)")
+
+
+def apart(one: Thing, other: Thing, relation: str) -> float:
+    """How far one thing's pixels are from the other's in a relation's direction, on average."""
+    axis = 1 if relation in ("left of", "right of") else 0
+    means = [float(np.nonzero(thing.mask)[axis].mean()) for thing in (one, other)]
+    return (means[1] - means[0]) * (1 if relation in ("left of", "above") else -1)
+
+
+def test_relations_are_true_of_the_masks(nouns: Nouns, renderer: SceneRenderer) -> None:
+    true, refused = 0, 0
+    for seed in range(150):
+        picture = renderer.picture(seed)
+        asker = Questioner(nouns, ["car"], picture.things, np.random.default_rng(seed))
+        for question in filter(None, (asker.relation() for _ in range(8))):
+            found = RELATION.search(question.answer)
+            assert found is not None
+            name, relation, anchor = found.groups()
+            (other,) = asker.called(anchor)
+            chosen = [thing for thing in asker.called(name) if any(thing.mask is m for m in question.masks)]
+            rest = [thing for thing in asker.called(name) if thing not in chosen]
+            assert len(chosen) == len(question.masks)
+            assert all(apart(thing, other, relation) > 0 for thing in chosen)
+            assert all(apart(thing, other, relation) < 0 for thing in rest)
+            assert set(question.phrases) <= {f"{name} {relation} the {anchor}"}
+            true += bool(chosen)
+            refused += not chosen
+    assert true > 50 and refused > 5
+
+
+@pytest.mark.parametrize(
+    ("colour", "rgb"),
+    [
+        ("red", (205, 25, 30)),
+        ("orange", (245, 135, 20)),
+        ("yellow", (240, 220, 40)),
+        ("green", (40, 160, 60)),
+        ("blue", (30, 70, 200)),
+        ("black", (20, 22, 21)),
+        ("white", (240, 238, 242)),
+    ],
+)
+def test_colours_are_measured(colour: str, rgb: tuple[int, int, int]) -> None:
+    noise = np.random.default_rng(0).normal(0, 6, (20, 20, 3))
+    image = (np.array(rgb) + noise).clip(0, 255).astype(np.uint8)
+    thing = Thing("cup", np.ones((20, 20), bool))
+    assert thing.shows(colour, image) is True
+    assert not any(thing.shows(other, image) for other in COLOURS if other != colour)
+    image[:, 10:] = (128, 128, 128)  # half of it grey: nobody's clear colour
+    assert thing.shows(colour, image) is None
+
+
+@pytest.mark.parametrize(
+    "rgb", [(120, 40, 35), (250, 150, 160), (120, 70, 30), (60, 130, 130), (128, 128, 128)]
+)
+def test_shades_between_are_no_clear_colour(rgb: tuple[int, int, int]) -> None:
+    """Maroon, pink, brown, teal and grey."""
+    image = np.full((4, 4, 3), rgb, np.uint8)
+    assert not any(Thing("cup", np.ones((4, 4), bool)).shows(colour, image) for colour in COLOURS)
+
+
+def test_questions_about_colours_are_true(nouns: Nouns) -> None:
+    seen = things("cup", "book", "cup", "cat")
+    image = np.full((10, 40, 3), 128, np.uint8)
+    inks = [(210, 20, 20), (210, 20, 20), (20, 60, 210), (128, 128, 128)]
+    for thing, ink in zip(seen, inks, strict=True):
+        image[thing.mask] = ink
+    asker = Questioner(nouns, ["car"], seen, np.random.default_rng(3), image=image)
+    asked = [question for _ in range(400) if (question := asker.colour()) is not None]
+    for question in asked:
+        wanted = [
+            thing
+            for thing, ink in zip(seen, ("red", "red", "blue", "grey"), strict=True)
+            if ink in question.text.lower()
+            and (
+                not any(n in question.text.lower() for n in asker.names)
+                or thing.name in question.text.lower()
+            )
+        ]
+        assert [id(mask) for mask in question.masks] == [id(thing.mask) for thing in wanted]
+        assert bool(wanted) != ("There is no" in question.answer)
+    assert {len(question.masks) for question in asked} == {0, 1, 2}
+
+
+def test_numbers_are_those_of_the_masks(nouns: Nouns) -> None:
+    asker = Questioner(nouns, ["car"], things("owl", "cup", "bird", "cup", "cup"), np.random.default_rng(5))
+    asked = [question for _ in range(60) if (question := asker.number()) is not None]
+    for question in asked:
+        words = "two birds" if "bird" in question.text.lower() else "three cups"
+        assert words in question.text.lower() and len(question.masks) == NUMBERS.index(words.split()[0])
+    assert len({question.phrases[0] for question in asked}) == 2
+
+
+def test_further_turns_keep_add_drop_and_replace(nouns: Nouns) -> None:
+    seen = things("cup", "book", "cat", "cup")
+    asker = Questioner(nouns, ["car", "pear"], seen, np.random.default_rng(6))
+    by_mask = {id(thing.mask): thing for thing in seen}
+    kinds = {"only": 0, "too": 0, "without": 0, "instead": 0, "missing": 0}
+    for _ in range(400):
+        first = asker.several()
+        assert first is not None
+        before = [by_mask[id(mask)] for mask in first.masks]
+        for name in ("only", "too", "without", "instead"):
+            question = getattr(followups, name)(asker, first)
+            if question is None:
+                continue
+            kinds[name] += 1
+            assert question.history == ((first.text, first.answer),)
+            after = [by_mask[id(mask)] for mask in question.masks]
+            text = question.text.lower()
+            missing = "There is no" in question.answer
+            kinds["missing"] += missing
+            named = [thing for thing in seen if re.search(rf"\b({thing.name}|mug|kitten)\b", text)]
+            if name == "only":
+                (kept,) = after
+                assert kept in before
+                if "left" in text or "right" in text:
+                    columns = [thing.centre[1] for thing in before]
+                    assert kept.centre[1] == (min if "left" in text else max)(columns)
+            elif name == "too":
+                assert after[: len(before)] == before and bool(after[len(before) :]) != missing
+                assert all(thing.name in text and thing not in before for thing in after[len(before) :])
+            elif name == "without":
+                assert after == [thing for thing in before if thing in after] and len(after) < len(before)
+                assert not {id(t) for t in after} & {id(t) for t in named if t.name in text}
+            else:
+                assert bool(after) != missing and all(thing.name in text for thing in after)
+                assert not any(thing in before for thing in after)
+    assert min(kinds.values()) > 20
+
+
+def test_levels(folder: Path) -> None:
+    """Harder levels ask what easier ones do not; a level 1 scene is the same whatever the others learn."""
+    texts: dict[int, list[Question]] = {}
+    for level in (1, 2, 3):
+        renderer = SceneRenderer(folder, size=160, level=level)
+        texts[level] = [q for seed in range(60) for q in renderer.render_scene(seed).questions]
+    related = {level: sum(bool(RELATION.search(q.answer)) for q in asked) for level, asked in texts.items()}
+    assert related[1] == 0 and related[2] > 5 and related[3] > 5
+    turns = {level: max(len(question.history) for question in asked) for level, asked in texts.items()}
+    assert turns == {1: 0, 2: 0, 3: 3}
+    for question in texts[3]:
+        for _, answered in question.history:
+            assert PLACEHOLDER in answered or "There is no" in answered
+
+
+def test_every_word_is_one_the_mini_knows() -> None:
+    """Templates speak in words that are single tokens of the shipped mini, not in pieces of words."""
+    tokenizer = Tokenizer.from_file(str(MINI / "tokenizer.json"))
+    for text in wordings():
+        plain = text.replace(PLACEHOLDER, "").replace("{", "").replace("}", "")
+        assert tokenizer.decode(tokenizer.encode(" " + plain).ids).strip() == plain.strip()
+        for word in re.findall(r"(?<![A-Za-z])[a-z]{2,}", plain):
+            assert len(tokenizer.encode(" " + word).ids) == 1 or word in IN_PIECES, f"{word!r} in {text!r}"
+
+
 def test_order_of_the_question_is_the_order_of_the_answer(nouns: Nouns) -> None:
     questioner = Questioner(nouns, ["car"], things("apple", "book", "cup"), np.random.default_rng(0))
     several = [question for _ in range(60) if (question := questioner.several()) is not None]
@@ -217,6 +382,13 @@ def test_folders_without_cutouts_are_refused(folder: Path, tmp_path: Path) -> No
         SceneRenderer(tmp_path)
     with pytest.raises(ValueError, match="split 'validation'"):
         SceneRenderer(folder, split="validation")
+
+
+def test_cutouts_without_a_word_are_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "cutouts.jsonl").write_text((folder / "cutouts.jsonl").read_text())
+    (tmp_path / "vocabulary.json").write_text(json.dumps(NOUNS[:-1]))
+    with pytest.raises(ValueError, match=r"cut-outs of 'car', which its vocabulary\.json lacks"):
+        SceneRenderer(tmp_path)
 
 
 def test_vocabulary_mistakes_are_named(tmp_path: Path) -> None:

@@ -113,8 +113,14 @@ def inside(folder: Path, name: object) -> Path:
     if relative.is_absolute() or ".." in relative.parts:
         raise DataError(f"the image {name!r:.120} lies outside its folder")
     path = folder / relative
-    if len(name) > 1000 or not path.is_file():
+    try:
+        found, within = path.is_file(), path.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError):  # a name too long for this system, a loop of links
+        raise DataError(f"the image {name!r:.120} cannot be looked up") from None
+    if not found:
         raise DataError(f"the image {name!r:.120} is missing in {folder}")
+    if not within:
+        raise DataError(f"the image {name!r:.120} is a link out of its folder")
     return path
 
 

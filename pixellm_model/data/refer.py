@@ -5,7 +5,9 @@ The pickle holds lists, dictionaries, numbers and texts; nothing else is unpickl
 
 from __future__ import annotations
 
+import io
 import pickle
+import pickletools
 from pathlib import Path
 from typing import Any
 
@@ -71,8 +73,12 @@ def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Recor
 
 def _unpickled(path: Path) -> list[Any]:
     try:
-        with path.open("rb") as file:
-            refs = _PlainUnpickler(file, encoding="latin-1").load()
+        data = path.read_bytes()
+        # The unpickler makes room for whatever place of its memory the file names.
+        for opcode, argument, _ in pickletools.genops(data):
+            if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
+                raise pickle.UnpicklingError("it numbers more values than it has bytes")
+        refs = _PlainUnpickler(io.BytesIO(data), encoding="latin-1").load()
     except Exception as error:  # a damaged pickle raises nearly anything
         raise DataError(f"{path} is not a refs file of plain values: {error}.") from None
     if not isinstance(refs, list):
