@@ -1,16 +1,26 @@
-"""`python -m backend`: serves Label Studio."""
+"""`python -m backend`: serves Label Studio; with `collect`, understands what annotators corrected; with
+`reconcile`, compares with Label Studio once."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import logging
 import socket
 import sys
+from collections.abc import Sequence
 
 import uvicorn
 from pydantic import ValidationError
+from redis.exceptions import RedisError
 
 from backend.app import create_app
+from backend.collect import collector, known_projects
+from backend.collector_process import collect
 from backend.settings import BackendSettings
+from label_config import ConfigError
+from worker.label_studio_api import LabelStudioUnavailable
+from worker.store import DatabaseUnavailable
 
 EXIT_CANNOT_START = 2
 # Prompts still waiting at a shutdown are answered by the next process when they are asked again.
@@ -19,7 +29,11 @@ SHUTDOWN_S = 5
 log = logging.getLogger("backend")
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser("python -m backend", description=__doc__)
+    parser.add_argument("role", nargs="?", choices=("serve", "collect", "reconcile"), default="serve")
+    parser.add_argument("--project", help="for `reconcile`: its number (default: all that are known)")
+    asked = parser.parse_args(arguments)
     try:
         settings = BackendSettings.model_validate({})
     except ValidationError as error:
@@ -31,6 +45,8 @@ def main() -> int:
         level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     logging.getLogger("httpx").setLevel("WARNING")
+    if asked.role != "serve":
+        return _collect(settings) if asked.role == "collect" else _reconcile(asked.project)
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -44,6 +60,26 @@ def main() -> int:
     )
     log.info("listening on http://%s:%d", settings.host, settings.port)
     uvicorn.Server(config).run(sockets=[listener])
+    return 0
+
+
+def _collect(settings: BackendSettings) -> int:
+    try:
+        return collect(settings)
+    except (RedisError, DatabaseUnavailable) as error:
+        print(error, file=sys.stderr)
+        return EXIT_CANNOT_START
+
+
+def _reconcile(project: str | None) -> int:
+    try:
+        mine = collector()
+        mine.database.migrate()
+        for one in [project] if project else known_projects(mine.database):
+            print(f"project {one}: {json.dumps(mine.reconcile(one))}")
+    except (LabelStudioUnavailable, DatabaseUnavailable, ConfigError) as error:
+        print(error, file=sys.stderr)
+        return EXIT_CANNOT_START
     return 0
 
 

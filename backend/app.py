@@ -18,12 +18,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from backend.auth import Gate
-from backend.http import Edge, http_error, read_body
+from backend.http import Edge, http_error, parse_body, read_body, read_bytes
+from backend.inbox import Inbox
 from backend.metrics import Metrics
 from backend.predict import Predictor, PredictRequest, Refused
 from backend.settings import BackendSettings
 from label_config import ConfigError, read_config
-from worker.queue import QueueUnavailable, SegmentQueue
+from worker.queue import QueueUnavailable, SegmentQueue, connect
+from worker.store import Database, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -45,14 +47,18 @@ class WebhookRequest(BaseModel):
     project: dict[str, Any] | int | None = None
 
     @property
-    def project_id(self) -> object:
-        return self.project.get("id") if isinstance(self.project, dict) else self.project
+    def project_id(self) -> str | None:
+        number = self.project.get("id") if isinstance(self.project, dict) else self.project
+        return str(number) if isinstance(number, int | str) else None
 
 
 class Routes:
-    def __init__(self, settings: BackendSettings, predictor: Predictor, metrics: Metrics) -> None:
+    def __init__(
+        self, settings: BackendSettings, predictor: Predictor, inbox: Inbox, metrics: Metrics
+    ) -> None:
         self._settings = settings
         self._predictor = predictor
+        self._inbox = inbox
         self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
@@ -65,7 +71,7 @@ class Routes:
         setup = await read_body(request, SetupRequest, self._settings.max_body_bytes)
         answer = {"model_version": NOT_READY}
         try:
-            answer["model_version"] = await self._predictor.version() or NOT_READY
+            answer["model_version"] = await self._predictor.version(setup.project) or NOT_READY
         except QueueUnavailable as error:
             log.warning("project %s: %s", setup.project, error)
         try:
@@ -84,14 +90,17 @@ class Routes:
         return JSONResponse({"results": results})
 
     async def versions(self, request: Request) -> Response:
+        """All versions that could answer; Label Studio does not say for which project it asks."""
         try:
-            version = await self._predictor.version()
+            return JSONResponse({"versions": await self._predictor.versions()})
         except QueueUnavailable as error:
             raise HTTPException(503, str(error)) from error
-        return JSONResponse({"versions": [version] if version else []})
 
     async def webhook(self, request: Request) -> Response:
-        event = await read_body(request, WebhookRequest, self._settings.max_body_bytes)
+        """Keeps the event and answers at once; `backend.collect` makes sense of it."""
+        body = await read_bytes(request, self._settings.max_body_bytes)
+        event = await parse_body(body, WebhookRequest)
+        await asyncio.to_thread(self._inbox.take, event.action, event.project_id, body)
         log.info("webhook %s, project %s", event.action, event.project_id)
         return JSONResponse({"status": "ok"})
 
@@ -102,16 +111,23 @@ class Routes:
 
 
 def create_app(settings: BackendSettings) -> Starlette:
-    """The ASGI application; it needs no Redis to start."""
+    """The ASGI application; it needs neither Redis nor the database to start."""
     queue = SegmentQueue(settings)
     metrics = Metrics(queue)
-    predictor = Predictor(settings, queue)
-    routes = Routes(settings, predictor, metrics)
+    database = Database(settings)
+    predictor = Predictor(settings, queue, database)
+    inbox = Inbox(database, connect(settings.redis_url), settings.data_dir / "inbox")
+    routes = Routes(settings, predictor, inbox, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        try:
+            await asyncio.to_thread(database.migrate)
+        except DatabaseUnavailable as error:
+            log.warning("%s", error)
         yield
         await predictor.aclose()
+        database.close()
 
     return Starlette(
         routes=[

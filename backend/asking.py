@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from typing import TypeVar
 
 from worker.contract import SegmentJob, SegmentResult, WarmJob
 from worker.queue import JobState, QueueUnavailable, SegmentQueue
+from worker.registry import Registry
 from worker.status import WorkerStatus
 
 REDIS_LIMIT_S = 1.8
@@ -23,6 +25,9 @@ LOADING = "The model is still loading; press Enter again in a moment."
 LOST = "The queue has lost this question; press Enter again to ask it anew."
 
 
+Job = TypeVar("Job", SegmentJob, WarmJob)
+
+
 class Unanswered(Exception):
     """No answer for now; the message is a sentence for the annotator."""
 
@@ -34,8 +39,9 @@ class Failed(Unanswered):
 class Asking:
     """Questions to the version that is serving. All methods raise QueueUnavailable when Redis is out."""
 
-    def __init__(self, queue: SegmentQueue) -> None:
+    def __init__(self, queue: SegmentQueue, registry: Registry) -> None:
         self._queue = queue
+        self._registry = registry
 
     async def workers(self) -> tuple[WorkerStatus, ...]:
         """The living workers, those that are ready first."""
@@ -46,7 +52,7 @@ class Asking:
             raise QueueUnavailable("The queue's Redis (REDIS_URL) cannot be used: it is silent.") from error
 
     async def version(self, wait_s: float) -> str:
-        """The version that is serving; raises Unanswered when no worker is ready within `wait_s`."""
+        """The base version that workers serve; raises Unanswered when none is ready within `wait_s`."""
         start = time.monotonic()
         while True:
             workers = await self.workers()
@@ -60,9 +66,9 @@ class Asking:
             await asyncio.sleep(LOOK_EVERY_S)
 
     async def submit(self, jobs: Sequence[SegmentJob], wait_s: float) -> list[SegmentJob]:
-        """Queues `jobs` for the version that is serving and returns them with its name."""
-        version = await self.version(wait_s)
-        named = [job.model_copy(update={"model_version": version}) for job in jobs]
+        """Queues `jobs` for the versions that serve their projects and returns them with its name."""
+        base = await self.version(wait_s)
+        named = [self._named(job, base) for job in jobs]
         await asyncio.to_thread(self._enqueue, named)
         return named
 
@@ -85,8 +91,10 @@ class Asking:
 
     async def warm(self, job: WarmJob) -> None:
         """Queues `job` for the version that is serving. Raises Unanswered when no worker is ready now."""
-        version = await self.version(0)
-        await asyncio.to_thread(self._queue.enqueue_warm, job.model_copy(update={"model_version": version}))
+        await asyncio.to_thread(self._queue.enqueue_warm, self._named(job, await self.version(0)))
+
+    def _named(self, job: Job, base: str) -> Job:
+        return job.model_copy(update={"model_version": self._registry.serving(job.project, base)})
 
     def _enqueue(self, jobs: Sequence[SegmentJob]) -> None:
         for job in jobs:

@@ -87,13 +87,18 @@ async def http_error(request: Request, error: Exception) -> Response:
 
 async def read_body(request: Request, model: type[Model], max_bytes: int) -> Model:
     """The JSON body as a `model`. Raises HTTPException: 413 when it is too large, 400 when it is not one."""
-    body = await _read_bytes(request, max_bytes)
+    return await parse_body(await read_bytes(request, max_bytes), model)
+
+
+async def parse_body(body: bytes, model: type[Model]) -> Model:
+    """`body` as a `model`. Raises HTTPException 400 when it is not one."""
     if len(body) > PARSE_INLINE_BYTES:
         return await asyncio.to_thread(_parse, body, model)
     return _parse(body, model)
 
 
-async def _read_bytes(request: Request, max_bytes: int) -> bytes:
+async def read_bytes(request: Request, max_bytes: int) -> bytes:
+    """The body. Raises HTTPException 413 when it is too large."""
     too_large = HTTPException(413, f"The body is larger than {max_bytes} bytes (MAX_BODY_BYTES).")
     declared = request.headers.get("Content-Length", "")
     if declared.isdigit() and int(declared) > max_bytes:

@@ -15,6 +15,7 @@ from label_studio_ml.model import LabelStudioMLBase
 from backend.predict import Predictor, PredictRequest
 from backend.settings import BackendSettings
 from worker.queue import SegmentQueue
+from worker.store import Database
 
 
 @functools.cache
@@ -23,7 +24,9 @@ def _service() -> tuple[Predictor, asyncio.AbstractEventLoop]:
     settings = BackendSettings.model_validate({})
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="pixellm", daemon=True).start()
-    return Predictor(settings, SegmentQueue(settings)), loop
+    database = Database(settings)
+    database.migrate()
+    return Predictor(settings, SegmentQueue(settings), database), loop
 
 
 class PixelLM(LabelStudioMLBase):

@@ -23,12 +23,15 @@ from pydantic import BaseModel, Field, ValidationError
 
 from backend.asking import Asking, Failed, Unanswered
 from backend.late import LatePredictions, Pending, Prediction
+from backend.ledger import Ledger
 from backend.regions import answer_item, answer_text, build_results
 from backend.settings import BackendSettings
 from backend.warming import Warming
 from label_config import ConfigError, LabelConfig, read_config
 from worker.contract import MAX_PROMPT_CHARS, Priority, SegmentJob, SegmentResult, Turn, WarmJob
 from worker.queue import QueueUnavailable, SegmentQueue
+from worker.registry import Registry
+from worker.store import Database
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +87,12 @@ class BadTask(ValueError):
 class Predictor:
     """Answers requests. Belongs to one event loop, where it also follows what is late."""
 
-    def __init__(self, settings: BackendSettings, queue: SegmentQueue) -> None:
+    def __init__(self, settings: BackendSettings, queue: SegmentQueue, database: Database) -> None:
         self._settings = settings
         self._queue = queue
-        self._asking = Asking(queue)
+        self._registry = Registry(settings)
+        self._asking = Asking(queue, self._registry)
+        self._ledger = Ledger(database)
         self._late = LatePredictions(settings, self._asking)
         self._warming = Warming(self._asking)
 
@@ -109,13 +114,20 @@ class Predictor:
         except QueueUnavailable as error:
             raise Refused(str(error), 503) from error
 
-    async def version(self) -> str | None:
-        """The version that is serving, None when none is ready. Raises QueueUnavailable."""
-        return next((worker.model_version for worker in await self._asking.workers()), None)
+    async def version(self, project: str | None = None) -> str | None:
+        """The version that answers a project, None when none is ready. Raises QueueUnavailable."""
+        base = next((worker.model_version for worker in await self._asking.workers()), None)
+        return base and self._registry.serving(project_id(project), base)
+
+    async def versions(self) -> list[str]:
+        """The base that is served and its versions, newest first. Raises QueueUnavailable."""
+        base = next((worker.model_version for worker in await self._asking.workers()), None)
+        return [base, *self._registry.names(base)] if base else []
 
     async def aclose(self) -> None:
         await self._late.aclose()
         await self._warming.aclose()
+        await self._ledger.aclose()
         await self._queue.aclose()
 
     async def _interactive(
@@ -128,7 +140,7 @@ class Predictor:
             job = _job(task, prompt, config, project, "interactive")
             job = job.model_copy(update={"history": await self._history(task, prompt)})
             result = await self._asking.ask(job, self._settings.predict_wait_s)
-            return await self._prediction(result, config, prompt)
+            return await self._prediction(job, result, config)
         except (BadTask, Unanswered, QueueUnavailable) as error:
             log.info("project %s, task %d: %s", project, task.id, error)
             if config.answer is None:
@@ -175,11 +187,12 @@ class Predictor:
         return answers
 
     def _pending(self, task: Task, job: SegmentJob, config: LabelConfig) -> Pending:
-        return Pending(task.id, job, lambda result: self._prediction(result, config, job.prompt))
+        return Pending(task.id, job, lambda result: self._prediction(job, result, config))
 
-    async def _prediction(self, result: SegmentResult, config: LabelConfig, prompt: str) -> Prediction:
+    async def _prediction(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
+        self._ledger.note(job, result)
         return await asyncio.to_thread(
-            prediction, result, config, prompt, self._settings.model_score_threshold
+            prediction, result, config, job.prompt, self._settings.model_score_threshold
         )
 
     async def _history(self, task: Task, prompt: str) -> tuple[Turn, ...]:
@@ -249,8 +262,12 @@ def _about(task: Task, config: LabelConfig, project: str | None) -> dict[str, An
     image = task.data.get(config.image.key)
     if not isinstance(image, str) or not image.strip():
         raise BadTask(f'This task has no image: its data has no address under "{config.image.key}".')
-    # Label Studio's "12.1795392173" is the project and the second it was created.
-    return {"image": image, "task": str(task.id), "project": project.partition(".")[0] if project else None}
+    return {"image": image, "task": str(task.id), "project": project_id(project)}
+
+
+def project_id(project: str | None) -> str | None:
+    """Label Studio's "12.1795392173" is the project and the second it was created."""
+    return project.partition(".")[0] if project else None
 
 
 def _task_prompt(task: Task, config: LabelConfig) -> str:

@@ -70,6 +70,11 @@ def answer_item(config: LabelConfig, text: str) -> list[Item]:
     return [item]
 
 
+def region_id(job: str, index: int) -> str:
+    """The id of the region that shows a job's target."""
+    return hashlib.sha1(f"{job}:{index}".encode(), usedforsecurity=False).hexdigest()[:10]
+
+
 def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
     return ((index, target) for index, target in enumerate(result.targets) if target.score >= min_score)
 
@@ -85,7 +90,7 @@ def _region(
         value = {"imageDataURL": _bitmask(mask)}
     origin = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
     return {
-        "id": hashlib.sha1(f"{result.job_id}:{index}".encode(), usedforsecurity=False).hexdigest()[:10],
+        "id": region_id(result.job_id, index),
         "from_name": config.mask.name,
         "to_name": config.image.name,
         "type": config.mask.kind,

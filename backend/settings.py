@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pydantic import Field, SecretStr
+from croniter import croniter
+from pydantic import Field, SecretStr, field_validator
 
 from worker.settings import Settings
 
@@ -34,3 +35,19 @@ class BackendSettings(Settings):
         0.0, ge=0, le=1, description="Targets with a lower score are not shown."
     )
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="Larger requests are refused.")
+    retrain_every: int = Field(
+        50, ge=0, description="Corrections after which a project is trained again; 0: only when asked."
+    )
+    retrain_cron: str = Field(
+        "", description="When to train every project with new corrections, as in cron: `0 2 * * *`."
+    )
+    reconcile_every_s: int = Field(
+        3600, ge=0, description="How often Label Studio's annotations are compared with ours; 0: never."
+    )
+
+    @field_validator("retrain_cron")
+    @classmethod
+    def _is_cron(cls, text: str) -> str:
+        if text and not croniter.is_valid(text):
+            raise ValueError("is not a time as in cron; `0 2 * * *` is every night at two")
+        return text

@@ -20,10 +20,12 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
@@ -68,6 +70,9 @@ class InstantModel:
         return SimpleNamespace(original=(image.height, image.width), nbytes=0)
 
     def warm(self, image: Picture) -> None: ...
+
+    def with_adapter(self, folder: Path, name: str) -> InstantModel:
+        raise NotImplementedError
 
 
 def load(settings: WorkerSettings) -> tuple[Model, str]:
@@ -126,7 +131,9 @@ def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> 
     redis.start()
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
+    data = tempfile.TemporaryDirectory()
     environment = os.environ | {
+        "DATA_DIR": data.name,
         "REDIS_URL": f"redis://127.0.0.1:{redis.port}/0",
         "PORT": str(port),
         "LOG_LEVEL": "ERROR",
@@ -142,6 +149,7 @@ def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> 
             process.kill()
             process.wait()
         redis.stop()
+        data.cleanup()
 
 
 def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None:

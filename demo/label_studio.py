@@ -139,6 +139,28 @@ class LabelStudio:
             raise DemoError(f"The backend failed: {'; '.join(map(str, errors))}.")
         return list(answer["data"]["result"])
 
+    def tasks(self, project: int) -> list[dict[str, Any]]:
+        listed = self._call("GET", "/api/tasks/", params={"project": project, "page_size": 1000})
+        return list(listed["tasks"])
+
+    def annotate(self, task: int, results: list[dict[str, Any]], **fields: Any) -> int:
+        """What Submit does; returns the annotation's number."""
+        body = {"result": results, "lead_time": 5.0, **fields}
+        return int(self._call("POST", f"/api/tasks/{task}/annotations/", json=body)["id"])
+
+    def update(self, annotation: int, results: list[dict[str, Any]]) -> None:
+        self._call("PATCH", f"/api/annotations/{annotation}/", json={"result": results})
+
+    def delete(self, annotation: int) -> None:
+        self._call("DELETE", f"/api/annotations/{annotation}/")
+
+    def train(self, backend: int) -> None:
+        """What the button Start training does."""
+        self._call("POST", f"/api/ml/{backend}/train", json={})
+
+    def project(self, project: int) -> dict[str, Any]:
+        return dict(self._call("GET", f"/api/projects/{project}/"))
+
     def annotations(self, task: int) -> list[dict[str, Any]]:
         return list(self._call("GET", f"/api/tasks/{task}/annotations/"))
 
@@ -154,7 +176,7 @@ class LabelStudio:
             raise DemoError(
                 f"Label Studio refused {method} {path} ({response.status_code}): {response.text[:300]}"
             )
-        return response.json()
+        return response.json() if response.content else None
 
 
 def _upload_name(image: Path) -> str:

@@ -1,4 +1,5 @@
-"""What the product consists of when it runs: Redis, Label Studio, the backend and a worker."""
+"""What the product consists of when it runs: Redis, Label Studio, the backend, its collector, a worker and a
+learner."""
 
 from __future__ import annotations
 
@@ -38,15 +39,18 @@ class Ports:
 class Stack:
     """Starts the parts one by one or all together; `stop` ends what was started, last first.
 
-    `folder` holds the data and logs of this run and loses those of the one before.
+    `folder` holds the data and logs of this run and loses those of the one before. `settings` are environment
+    variables for our own processes.
     """
 
-    def __init__(self, folder: Path, ports: Ports, model: Path | None = None) -> None:
+    def __init__(self, folder: Path, ports: Ports, model: Path | None = None, **settings: str) -> None:
         self._lock = _only_user_of(folder)
         label_studio_port = choose_port(ports.label_studio, "Label Studio", "--port")
         backend_port = choose_port(ports.backend, "the backend", "--backend-port")
         self.folder = folder
         self._model = model
+        self._settings = settings
+        self.data = folder / "data" / "pixellm"
         self.label_studio = LabelStudio(f"http://127.0.0.1:{label_studio_port}")
         self.backend_url = f"http://127.0.0.1:{backend_port}"
         self._backend_port = backend_port
@@ -63,6 +67,8 @@ class Stack:
         label_studio = self.start_label_studio()
         backend = self.start_backend()
         self._worker = self.start_worker()
+        self.start_collector()
+        self.start_learner()
         with step(f"Label Studio: starting at {self.label_studio.url}") as close_with:
             label_studio.wait_until(self.label_studio.is_up, START_TIMEOUT_S)
             close_with(f"Label Studio: {self.label_studio.url}")
@@ -103,17 +109,32 @@ class Stack:
         return self.label_studio.start(self.services, self.folder / "data" / "label-studio")
 
     def start_backend(self) -> Service:
-        return self.services.start(
+        self._backend = self.services.start(
             "backend",
             [sys.executable, "-m", "backend"],
-            self._environment(PORT=str(self._backend_port), HOST="127.0.0.1"),
+            self.environment(PORT=str(self._backend_port), HOST="127.0.0.1"),
             ROOT,
         )
+        return self._backend
+
+    def stop_backend(self) -> None:
+        self.services.stop(self._backend)
 
     def start_worker(self) -> Service:
         model = ["--model", str(self._model)] if self._model else []
         return self.services.start(
-            "worker", [sys.executable, "-m", "worker", *model], self._environment(), ROOT
+            "worker", [sys.executable, "-m", "worker", *model], self.environment(), ROOT
+        )
+
+    def start_collector(self) -> Service:
+        return self.services.start(
+            "collector", [sys.executable, "-m", "backend", "collect"], self.environment(), ROOT
+        )
+
+    def start_learner(self) -> Service:
+        model = ["--model", str(self._model)] if self._model else []
+        return self.services.start(
+            "learner", [sys.executable, "-m", "worker", "learn", *model], self.environment(), ROOT
         )
 
     def stop_worker(self) -> None:
@@ -140,7 +161,7 @@ class Stack:
         except (redis.RedisError, ValueError):
             return False
 
-    def _environment(self, **settings: str) -> dict[str, str]:
+    def environment(self, **settings: str) -> dict[str, str]:
         """The caller's, so that DEVICE and the like apply; a password for his own backend does not."""
         inherited = {name: value for name, value in os.environ.items() if name not in BACKEND_SECRETS}
         return (
@@ -151,7 +172,9 @@ class Stack:
                 "REDIS_URL": self.redis_url,
                 "LABEL_STUDIO_URL": self.label_studio.url,
                 "LABEL_STUDIO_API_KEY": self.label_studio.token,
+                "DATA_DIR": str(self.data),
             }
+            | self._settings
             | settings
         )
 

@@ -6,10 +6,10 @@ COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY backend backend
 COPY label_config label_config
 COPY worker worker
-RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ".[backend]"
+RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ".[backend,postgresql]"
 
 FROM python:3.11-slim
-RUN useradd --system --uid 10001 --create-home pixellm
+RUN useradd --system --uid 10001 --create-home pixellm && install --directory --owner pixellm /data
 COPY --from=build /venv /venv
 ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
 USER pixellm

@@ -152,6 +152,27 @@ def load(base: PixelLM, fingerprint: str, folder: Path) -> PixelLM:
     return model.requires_grad_(False).eval()
 
 
+def soften(base: PixelLM, folder: Path, share: float, out: Path) -> None:
+    """Write to `out` the adapter of `folder` with only `share` (0..1) of what it changes in `base`.
+
+    Weights between a model and its fine-tuned self keep most of what was learned and forget far less
+    (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Raises CheckpointError as `load` does.
+    """
+    config = read_config(folder)
+    start = trained(attach(base, config))
+    tensors = load_file(folder / WEIGHTS)
+    if tensors.keys() != start.keys():
+        raise CheckpointError(f"The adapter in {folder} does not fit this base.")
+    for name, end in tensors.items():
+        if "lora_A" in name:
+            continue  # the change is the product of both factors; one of them is scaled
+        before = torch.zeros_like(end) if "lora_B" in name else start[name].detach().to("cpu", end.dtype)
+        tensors[name] = torch.lerp(before.float(), end.float(), share).to(end.dtype)
+    out.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, out / WEIGHTS)
+    (out / CONFIG).write_bytes((folder / CONFIG).read_bytes())
+
+
 def read_config(folder: Path) -> AdapterConfig:
     """Raises CheckpointError when `adapter.json` is missing or is not one."""
     path = folder / CONFIG

@@ -1,4 +1,5 @@
-"""`python -m worker`: a segmentation worker with a PixelLM model."""
+"""`python -m worker`: a segmentation worker with a PixelLM model; with `learn`, one for trainings; with
+`dataset`, `versions`, `train` or `runs`, a look at what is learned."""
 
 from __future__ import annotations
 
@@ -9,9 +10,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from worker import commands
 from worker.jobs import Model
+from worker.learn import learn
 from worker.serve import EXIT_CANNOT_START, serve
 from worker.settings import WorkerSettings
+
+COMMANDS = ("dataset", "versions", "train", "runs")
 
 
 def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
@@ -28,12 +33,17 @@ def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] and given[0] in COMMANDS:
+        return commands.main(given)
     parser = argparse.ArgumentParser("python -m worker", description=__doc__)
+    parser.add_argument("role", nargs="?", choices=("segment", "learn"), default="segment")
     parser.add_argument("--model", dest="model_dir", type=Path, metavar="DIR", help="MODEL_DIR")
     parser.add_argument("--device", help="DEVICE: auto, cpu, cuda or cuda:N")
     parser.add_argument("--dtype", help="DTYPE: auto, float32, bfloat16, float16 or int8")
     parser.add_argument("--redis-url", help="REDIS_URL")
-    flags = {name: value for name, value in vars(parser.parse_args(arguments)).items() if value is not None}
+    flags = {name: value for name, value in vars(parser.parse_args(given)).items() if value is not None}
+    role = flags.pop("role")
     try:
         settings = WorkerSettings(**flags)
     except ValidationError as error:
@@ -41,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message = problem["msg"].removeprefix("Value error, ")
             print(f"{str(problem['loc'][0]).upper()}: {message}", file=sys.stderr)
         return EXIT_CANNOT_START
-    return serve(settings, load_pixellm)
+    return learn(settings) if role == "learn" else serve(settings, load_pixellm)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 from rq.timeouts import JobTimeoutException
 
 from pixellm_model import Picture, PromptError, Request
+from worker.adapters import Versions
 from worker.contract import SegmentJob, SegmentResult, TargetResult, WarmJob
 from worker.image_cache import Pictures
 from worker.images import ImageError
@@ -62,35 +64,47 @@ class Model(Protocol):
     def warm(self, image: Picture) -> None:
         """Computes and keeps what depends on `image` alone, so that a prompt about it is answered sooner."""
 
+    def with_adapter(self, folder: Path, name: str) -> Model:
+        """This model with a fine-tuned adapter, as version `<this>+<name>`. Raises CheckpointError."""
+
 
 class Engine:
-    """A warm model and the way images come to it, up to `batch_size` of them at the same time."""
+    """Warm models and the way images come to them, up to `batch_size` of them at the same time."""
 
-    def __init__(self, model: Model, images: Pictures, batch_size: int) -> None:
-        self._model = model
+    def __init__(self, versions: Versions, images: Pictures, batch_size: int) -> None:
+        self._versions = versions
         self._images = images
         self._threads = ThreadPoolExecutor(batch_size, thread_name_prefix="fetch")
 
     def segment(self, jobs: Sequence[SegmentJob]) -> list[SegmentResult | ImageError | PromptError]:
-        """Answers `jobs`, in order, in one call of the model. One without an image, or with a prompt that
-        the model does not take, has the reason in place of an answer. Raises what the model raises."""
+        """Answers `jobs`, in order, in one call of each version's model. One without an image, or with a
+        prompt that the model does not take, has the reason in place of an answer. Raises what the model
+        raises."""
         timings: dict[str, float] = {}
         with _timed("fetch", timings):
             images = self._fetch(jobs)
-        questions = [
-            Request(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
-            for job, image in zip(jobs, images, strict=True)
-            if not isinstance(image, ImageError)
-        ]
-        found = iter(self._model.segment_batch(questions) if questions else ())
-        return [
-            image if isinstance(image, ImageError) else self._result(job, image, next(found), timings)
-            for job, image in zip(jobs, images, strict=True)
-        ]
+        answers: dict[int, SegmentResult | ImageError | PromptError] = {}
+        pictures: dict[int, Picture] = {}
+        for place, image in enumerate(images):
+            if isinstance(image, ImageError):
+                answers[place] = image
+            else:
+                pictures[place] = image
+        for version in dict.fromkeys(jobs[place].model_version for place in pictures):
+            model, excuse = self._versions.of(version)
+            places = [place for place in pictures if jobs[place].model_version == version]
+            found = model.segment_batch([_question(jobs[place], pictures[place]) for place in places])
+            for place, answer in zip(places, found, strict=True):
+                answers[place] = (
+                    answer
+                    if isinstance(answer, PromptError)
+                    else _result(jobs[place], pictures[place], answer, model.version, excuse, timings)
+                )
+        return [answers[place] for place in range(len(jobs))]
 
     def warm(self, job: WarmJob) -> None:
         """Raises ImageError when the image cannot be had, and whatever the model raises."""
-        self._model.warm(self._images.load(job.image, job.task))
+        self._versions.of(job.model_version)[0].warm(self._images.load(job.image, job.task))
 
     def _fetch(self, jobs: Sequence[SegmentJob]) -> list[Picture | ImageError]:
         """The picture of each job, or why it cannot be had. Each is fetched once, all of them at once."""
@@ -105,37 +119,38 @@ class Engine:
         except ImageError as error:
             return error
 
-    def _result(
-        self,
-        job: SegmentJob,
-        image: Picture,
-        found: Segmentation | PromptError,
-        timings: Mapping[str, float],
-    ) -> SegmentResult | PromptError:
-        if isinstance(found, PromptError):
-            return found
-        own = {**timings, **found.timings}
-        height, width = image.original
-        with _timed("masks", own):
-            targets = tuple(
-                TargetResult(
-                    phrase=target.phrase,
-                    score=float(target.score),
-                    box=target.box,
-                    mask=to_rle(target.mask),
-                )
-                for target in found.targets
+
+def _question(job: SegmentJob, image: Picture) -> Request:
+    return Request(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
+
+
+def _result(
+    job: SegmentJob,
+    image: Picture,
+    found: Segmentation,
+    version: str,
+    excuse: str | None,
+    timings: Mapping[str, float],
+) -> SegmentResult:
+    own = {**timings, **found.timings}
+    height, width = image.original
+    with _timed("masks", own):
+        targets = tuple(
+            TargetResult(
+                phrase=target.phrase, score=float(target.score), box=target.box, mask=to_rle(target.mask)
             )
-        return SegmentResult(
-            job_id=job.job_id,
-            answer=found.answer,
-            targets=targets,
-            width=width,
-            height=height,
-            model_version=self._model.version,
-            warnings=tuple(found.warnings),
-            timings=own,
+            for target in found.targets
         )
+    return SegmentResult(
+        job_id=job.job_id,
+        answer=found.answer,
+        targets=targets,
+        width=width,
+        height=height,
+        model_version=version,
+        warnings=(*found.warnings, excuse) if excuse else tuple(found.warnings),
+        timings=own,
+    )
 
 
 # RQ finds the functions by their path, so the warm engine of this process has to be found from here.

@@ -73,6 +73,14 @@ class _PersonalToken(httpx.Auth):
         self._access = ""
         self._renew_at = 0.0
 
+    def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        if time.monotonic() >= self._renew_at:
+            response = yield self._renewal()
+            response.read()
+            self._renewed(response)
+        request.headers["Authorization"] = f"Bearer {self._access}"
+        yield request
+
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         if time.monotonic() >= self._renew_at:
             self._renewed(await _whole((yield self._renewal())))

@@ -89,12 +89,13 @@ class JobState:
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """Jobs waiting in each queue, and jobs being computed."""
+    """Jobs waiting in each queue, and jobs being computed; `running_interactive` are among those."""
 
     interactive: int
     warm: int
     batch: int
     running: int
+    running_interactive: int = 0
 
 
 def connect(url: str) -> Redis:
@@ -218,7 +219,7 @@ class SegmentQueue:
             for queue in self._queues.values():
                 pipe.zcard(StartedJobRegistry(queue=queue).key)
             interactive, warm, batch, *running = cast(list[int], pipe.execute())
-        return QueueDepth(interactive, warm, batch, sum(running))
+        return QueueDepth(interactive, warm, batch, sum(running), running[0])
 
     def worker_status(self) -> tuple[WorkerStatus, ...]:
         """The living workers, those that are ready first; empty when none runs."""

@@ -11,10 +11,12 @@ from PIL import Image
 from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
+from worker.adapters import Versions
 from worker.fetch import ImageFetcher
 from worker.image_cache import CachedPictures
 from worker.jobs import Engine, Model, install
 from worker.queue import connect, connect_blocking
+from worker.registry import Registry
 from worker.settings import WorkerSettings
 from worker.warm_worker import WarmWorker
 
@@ -55,7 +57,8 @@ def serve(
             log.debug("traceback", exc_info=error)
             return EXIT_CANNOT_START
         pictures = CachedPictures(ImageFetcher(settings), model.prepare, settings.image_cache_bytes)
-        install(Engine(model, pictures, settings.worker_batch_size))
+        versions = Versions(model, Registry(settings), settings.adapters_kept)
+        install(Engine(versions, pictures, settings.worker_batch_size))
         with suppress(StopRequested):  # before the work begins
             worker.ready(model.version, device)
             log.info("ready: %s on %s", model.version, device)

@@ -23,12 +23,30 @@ class Settings(BaseSettings):
     result_ttl_s: int = Field(
         3600, gt=0, description="How long an answer is kept and given again to the same question."
     )
+    data_dir: Path = Field(
+        Path("pixellm-data"),
+        description="Folder of what is learned: database, images, versions, training runs; shared by all.",
+    )
+    database_url: str = Field(
+        "",
+        description="`postgresql://...` or `sqlite:///...`; unset: an SQLite file in `DATA_DIR`.",
+    )
+    image_store_url: str = Field(
+        "", description="Where corrected images are kept, any URL fsspec knows; unset: in `DATA_DIR`."
+    )
 
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:
         if not url.startswith(("redis://", "rediss://", "unix://")):
             raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url
+
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, url: str) -> str:
+        if url and not url.startswith(("postgresql://", "postgres://", "sqlite:///")):
+            raise ValueError("must begin with postgresql:// or sqlite:///")
         return url
 
     @field_validator("label_studio_url")
@@ -65,3 +83,22 @@ class WorkerSettings(Settings):
     fetch_allow_hosts: str = Field(
         "", description="Comma-separated hosts in private networks that task images may come from."
     )
+    adapters_kept: int = Field(
+        8, gt=0, description="Fine-tuned versions kept in memory, those used last; all share one base."
+    )
+    retrain_recipe: Path | None = Field(
+        None, description="JSON with fields of `FineTuneRecipe` for retraining; unset: its defaults for size."
+    )
+    regression_data: Path | None = Field(
+        None, description="A data set no new version may fall on; unset: rendered scenes that ship."
+    )
+    rehearsal_data: Path | None = Field(
+        None, description="A data set to train on beside corrections; unset: rendered scenes that ship."
+    )
+    gate_margin: float = Field(
+        0.01, ge=0, le=1, description="By how much gIoU on held-out corrections must rise for a promotion."
+    )
+    gate_regression: float = Field(
+        0.03, ge=0, le=1, description="By how much gIoU on the regression set may fall at the most."
+    )
+    gate_min_held_out: int = Field(5, gt=0, description="With fewer held-out images nothing is promoted.")

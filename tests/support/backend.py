@@ -8,12 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import httpx
 import uvicorn
+from starlette.applications import Starlette
 
 from backend.app import create_app
 from backend.settings import BackendSettings
@@ -25,8 +27,15 @@ CONFIG = json.loads((PAYLOADS / "prompt.json").read_text())["label_config"]
 
 @contextmanager
 def running_backend(redis_url: str, **settings: Any) -> Iterator[httpx.Client]:
-    """A client of a backend that lives as long as the context."""
-    app = create_app(BackendSettings(redis_url=redis_url, **settings))
+    """A client of a backend that lives as long as the context; what it keeps goes with it, unless `data_dir`
+    says where."""
+    with ExitStack() as stack:
+        settings.setdefault("data_dir", Path(stack.enter_context(TemporaryDirectory())))
+        app = create_app(BackendSettings(redis_url=redis_url, **settings))
+        yield from _served(app)
+
+
+def _served(app: Starlette) -> Iterator[httpx.Client]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)

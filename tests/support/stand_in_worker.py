@@ -51,6 +51,11 @@ class ObedientModel:
     def prepare(self, image: Image.Image) -> Picture:
         return SimpleNamespace(original=(image.height, image.width), nbytes=4 * image.width * image.height)
 
+    def with_adapter(self, folder: Path, name: str) -> ObedientModel:
+        adapted = ObedientModel()
+        adapted.version = f"{self.version}+{name}"
+        return adapted
+
     def warm(self, image: Picture) -> None:
         height, width = image.original
         note(f"warm {width} x {height}")

@@ -77,6 +77,7 @@ class Workers:
                 stderr=log,
                 env=os.environ
                 | {"PYTHONPATH": str(ROOT), "REDIS_URL": self.redis_url, "RECORD": str(self.record)}
+                | {"DATA_DIR": str(self.folder / "data")}
                 | environment,
             )
         self._processes.append(process)

@@ -1,0 +1,57 @@
+"""`python -m worker learn`: does the trainings that are asked for, each in a process of its own.
+
+Memory comes back when a training ends, and one that is killed takes nobody along.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from redis.exceptions import RedisError
+from rq import Queue, Worker
+
+from worker import training
+from worker.queue import connect, connect_blocking
+from worker.serve import EXIT_CANNOT_START
+from worker.settings import WorkerSettings
+from worker.store import Database, DatabaseUnavailable
+
+log = logging.getLogger(__name__)
+
+
+class TrainingWorker(Worker):
+    """RQ's forking worker; this process must never touch the GPU, or its children could not."""
+
+    @property
+    def dequeue_timeout(self) -> float:
+        return 5.0
+
+
+def learn(settings: WorkerSettings) -> int:
+    """Works until told to stop; returns the process's exit code."""
+    logging.basicConfig(
+        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        with connect(settings.redis_url) as redis:
+            redis.ping()
+            database = Database(settings)
+            database.migrate()
+            training.requeue(database, redis)
+            database.close()
+    except (RedisError, ValueError) as error:
+        log.error("Redis (REDIS_URL) cannot be used: %s", error)
+        return EXIT_CANNOT_START
+    except DatabaseUnavailable as error:
+        log.error("%s", error)
+        return EXIT_CANNOT_START
+    connection = connect_blocking(settings.redis_url)
+    queue = Queue(training.TRAINING_QUEUE, connection=connection, serializer="json")
+    worker = TrainingWorker(
+        [queue], connection=connection, serializer="json", job_monitoring_interval=5, maintenance_interval=10
+    )
+    worker.log_result_lifespan = False
+    log.info("waiting for trainings")
+    worker.work(logging_level="WARNING")
+    return 0

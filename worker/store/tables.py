@@ -1,0 +1,116 @@
+"""The tables. Masks in JSON columns are COCO RLE; a change here needs a migration beside it."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import JSON, DateTime, Float, Index, Integer, String, Text, TypeDecorator
+from sqlalchemy.engine import Dialect
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Moment(TypeDecorator[datetime]):
+    """A point in time, aware and in UTC; SQLite forgets the zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return value.astimezone(UTC) if value is not None else None
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Event(Base):
+    """A webhook as it came. `digest` is the SHA-256 of the body, so that the same event is kept once."""
+
+    __tablename__ = "events"
+    __table_args__ = (Index("ix_events_due", "state", "due_at"),)
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    action: Mapped[str] = mapped_column(String(64))
+    project: Mapped[str | None] = mapped_column(String(64), index=True)
+    body: Mapped[str] = mapped_column(Text)
+    state: Mapped[str] = mapped_column(String(16), default="pending")  # pending, done, failed
+    attempts: Mapped[int] = mapped_column(Integer, default=0)
+    reason: Mapped[str | None] = mapped_column(Text)
+    received_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    due_at: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Proposal(Base):
+    """What the model answered and the annotator was shown."""
+
+    __tablename__ = "proposals"
+    __table_args__ = (Index("ix_proposals_task", "project", "task"),)
+
+    # The same answer may be shown in several tasks of one image.
+    job: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    task: Mapped[str] = mapped_column(String(64), primary_key=True)
+    prompt: Mapped[str] = mapped_column(Text)
+    history: Mapped[list[list[str]]] = mapped_column(JSON)
+    answer: Mapped[str] = mapped_column(Text)
+    model_version: Mapped[str] = mapped_column(String(200))
+    width: Mapped[int] = mapped_column(Integer)
+    height: Mapped[int] = mapped_column(Integer)
+    targets: Mapped[list[dict[str, Any]]] = mapped_column(JSON)
+    at: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class Correction(Base):
+    """One annotation as it is now. `status` is labelled, empty, skipped or deleted; only labelled ones and
+    empty ones with turns are learned from. `turns` are `[{prompt, history, answer, targets}]`, their targets
+    `{phrase, label, mask}`; `outcomes` say what became of each proposed target."""
+
+    __tablename__ = "corrections"
+
+    annotation: Mapped[str] = mapped_column(String(64), primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    task: Mapped[str] = mapped_column(String(64))
+    status: Mapped[str] = mapped_column(String(16))
+    updated_at: Mapped[datetime] = mapped_column(Moment)  # Label Studio's
+    image: Mapped[str | None] = mapped_column(String(80))  # name in the image store
+    width: Mapped[int | None] = mapped_column(Integer)
+    height: Mapped[int | None] = mapped_column(Integer)
+    turns: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    outcomes: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
+    model_version: Mapped[str | None] = mapped_column(String(200))
+    effort_s: Mapped[float | None] = mapped_column(Float)
+    taken_at: Mapped[datetime] = mapped_column(Moment, default=now)
+
+
+class TrainingRun(Base):
+    """One retraining. `state` is requested, running, promoted, rejected, skipped or failed."""
+
+    __tablename__ = "training_runs"
+
+    id: Mapped[int] = mapped_column(Integer, primary_key=True)
+    project: Mapped[str] = mapped_column(String(64), index=True)
+    reason: Mapped[str] = mapped_column(String(200))
+    state: Mapped[str] = mapped_column(String(16), default="requested")
+    stage: Mapped[str | None] = mapped_column(String(64))
+    step: Mapped[int | None] = mapped_column(Integer)
+    steps: Mapped[int | None] = mapped_column(Integer)
+    loss: Mapped[float | None] = mapped_column(Float)
+    seconds_left: Mapped[float | None] = mapped_column(Float)
+    data: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    version: Mapped[str | None] = mapped_column(String(200))
+    verdict: Mapped[dict[str, Any] | None] = mapped_column(JSON)
+    error: Mapped[str | None] = mapped_column(Text)
+    requested_at: Mapped[datetime] = mapped_column(Moment, default=now)
+    started_at: Mapped[datetime | None] = mapped_column(Moment)
+    finished_at: Mapped[datetime | None] = mapped_column(Moment)
