@@ -17,9 +17,9 @@ from redis.exceptions import RedisError
 from backend.app import create_app
 from backend.collect import collector, known_projects
 from backend.collector_process import collect
+from backend.label_studio_api import LabelStudioUnavailable
 from backend.settings import BackendSettings
 from label_config import ConfigError
-from worker.label_studio_api import LabelStudioUnavailable
 from worker.store import DatabaseUnavailable
 
 EXIT_CANNOT_START = 2

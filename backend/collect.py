@@ -17,15 +17,16 @@ from typing import Any
 from redis import Redis
 from sqlalchemy import select
 
+from backend.announce import announce
 from backend.inbox import enqueue_digest
+from backend.label_studio_api import LabelStudioApi, LabelStudioUnavailable
 from backend.settings import BackendSettings
 from backend.understand import NotUnderstood, Proposed, compare, from_stored, read_regions, turns
 from label_config import ConfigError, read_config
 from worker import training
 from worker.fetch import ImageFetcher
 from worker.images import ImageError, decode
-from worker.label_studio_api import LabelStudioApi, LabelStudioUnavailable
-from worker.queue import connect
+from worker.queue import QueueUnavailable, connect
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database
 from worker.store import corrections as kept
@@ -36,6 +37,8 @@ log = logging.getLogger(__name__)
 MOST_ATTEMPTS = 12  # the last after an hour's pause; then `reconcile` or a person has to help
 LONGEST_PAUSE_S = 3600
 LOST_AFTER_S = 60
+# What is wrong with an image that will be wrong again.
+LASTING = ("reference", "address", "too_large", "format")
 
 
 @dataclass
@@ -207,10 +210,10 @@ def digest(number: int) -> None:
     try:
         mine.apply(event.action, event.project, json.loads(event.body))
     except (ImageError, LabelStudioUnavailable) as error:
-        state, reason = "pending", str(error)
+        reason = str(error)
         pause_s = min(2.0**event.attempts, LONGEST_PAUSE_S)
-        if event.attempts + 1 >= MOST_ATTEMPTS:
-            state = "failed"
+        lasting = isinstance(error, ImageError) and error.kind in LASTING
+        state = "failed" if lasting or event.attempts + 1 >= MOST_ATTEMPTS else "pending"
     except (NotUnderstood, ConfigError) as error:
         state, reason = "failed", str(error)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -226,6 +229,15 @@ def digest(number: int) -> None:
             event.body = ""  # what it said is in the tables now
     if reason:
         log.warning("event %d (%s) is %s: %s", number, event.action, state, reason)
+
+
+def announce_version(project: str, version: str) -> None:
+    """The job of a promotion. What fails is logged; the version serves all the same."""
+    mine = collector()
+    try:
+        announce(mine.settings, mine.database, project, version)
+    except (LabelStudioUnavailable, ConfigError, QueueUnavailable) as error:
+        log.warning("project %s: Label Studio is not told of %s: %s", project, version, error)
 
 
 def sweep() -> None:

@@ -12,10 +12,11 @@ from croniter import croniter
 from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 
-from backend.inbox import CORRECTIONS_QUEUE, DIGEST_TIMEOUT_S
+from backend.inbox import DIGEST_TIMEOUT_S
 from backend.settings import BackendSettings
 from worker.queue import connect, connect_blocking
 from worker.store import Database
+from worker.training import CORRECTIONS_QUEUE
 
 log = logging.getLogger(__name__)
 

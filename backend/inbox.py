@@ -23,7 +23,6 @@ from worker.store.tables import Event
 
 log = logging.getLogger(__name__)
 
-CORRECTIONS_QUEUE = "pixellm-corrections"
 DIGEST = "backend.collect.digest"
 KEPT_ACTIONS = frozenset(
     {
@@ -97,7 +96,7 @@ class Inbox:
 
 def enqueue_digest(connection: Redis, event: int) -> None:
     """Has `backend.collect` understand an event."""
-    Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json").enqueue_call(
+    Queue(training.CORRECTIONS_QUEUE, connection=connection, serializer="json").enqueue_call(
         DIGEST,
         args=(event,),
         job_id=f"digest-{event}",

@@ -114,6 +114,12 @@ class Predictor:
         except QueueUnavailable as error:
             raise Refused(str(error), 503) from error
 
+    async def prelabel(self, task: Task, config: LabelConfig, project: str, wait_s: float) -> Prediction:
+        """The answer to a task's own prompt, or to one for every label, at batch priority. Raises BadTask,
+        Unanswered, QueueUnavailable."""
+        job = _job(task, _task_prompt(task, config), config, project, "batch")
+        return await self._prediction(job, await self._asking.ask(job, wait_s), config)
+
     async def version(self, project: str | None = None) -> str | None:
         """The version that answers a project, None when none is ready. Raises QueueUnavailable."""
         base = next((worker.model_version for worker in await self._asking.workers()), None)

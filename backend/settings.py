@@ -45,6 +45,10 @@ class BackendSettings(Settings):
         3600, ge=0, description="How often Label Studio's annotations are compared with ours; 0: never."
     )
 
+    prelabel_tasks: int = Field(
+        200, ge=0, description="Waiting tasks that a new version pre-labels at the most; 0: none."
+    )
+
     @field_validator("retrain_cron")
     @classmethod
     def _is_cron(cls, text: str) -> str:

@@ -9,12 +9,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import select
 
 from backend.brush_rle import decode, encode
 from demo import proof
@@ -153,7 +152,9 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
 
     # Label Studio knows the new version by name, and its predictions carry it.
     label_studio = loop.stack.label_studio
-    assert label_studio.project(project)["model_version"] == run.version
+    eventually(
+        lambda: label_studio.project(project)["model_version"] == run.version, "the version's name", 60
+    )
     (row,) = [one for one in label_studio.tasks(project) if one["id"] == task]
     assert row["total_predictions"] == 1
 
@@ -173,8 +174,6 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
 def test_poison_is_rejected(loop: Loop) -> None:
     """Masks that belong to other pictures teach nothing that holds, whatever it does to the loss."""
     project, backend = loop.project("Poison")
-    shuffled = np.random.default_rng(0).permutation(SCENES - 1)
-    shuffled = np.roll(shuffled, 1)
     for scene, other in zip(loop.scenes[:-1], np.roll(np.arange(SCENES - 1), 7), strict=True):
         loop.correct(project, backend, scene, loop.scenes[other].sign)
     eventually(lambda: len(loop.corrections(project)) == SCENES - 1, "all corrections are understood", 60)
@@ -190,9 +189,7 @@ def test_poison_is_rejected(loop: Loop) -> None:
 def test_what_was_missed_is_found_and_what_was_deleted_is_gone(loop: Loop) -> None:
     project, backend = loop.project("Missed")
     label_studio = loop.stack.label_studio
-    kept, dropped, changed = (
-        loop.correct(project, backend, scene, scene.sign) for scene in loop.scenes[:3]
-    )
+    kept, dropped, changed = (loop.correct(project, backend, scene, scene.sign) for scene in loop.scenes[:3])
     eventually(lambda: len(loop.corrections(project)) == 3, "three corrections", 60)
     label_studio.delete(dropped)
     eventually(

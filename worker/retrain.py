@@ -21,7 +21,6 @@ from redis import Redis
 from rq import get_current_job
 
 from worker import dataset, training
-from worker.label_studio_api import LabelStudioApi, LabelStudioUnavailable
 from worker.queue import QueueUnavailable, SegmentQueue, connect
 from worker.registry import Manifest, Registry, RegistryError
 from worker.settings import WorkerSettings
@@ -39,7 +38,6 @@ LOCK_S = 120  # a dead run's hold on its project ends after this time
 REPORT_EVERY_S = 1.0
 YIELD_LOOK_S = 0.2
 LONGEST_YIELD_S = 60.0  # for one step; annotators who never stop asking do not stop training for good
-REFRESHED_TASKS = 200
 # Steps are what a run costs: 50 corrections take some minutes on two CPU cores, ten thousand not days.
 EPOCHS, LEAST_STEPS, MOST_STEPS = 10, 60, 2000
 
@@ -85,7 +83,7 @@ class Retraining:
         state = "promoted" if manifest.verdict["promote"] else "rejected"
         self._end(state, version=manifest.name, verdict=manifest.verdict)
         if state == "promoted":
-            tell_label_studio(self.settings, self.project, manifest.name)
+            training.announce(self.connection, self.project, manifest.name)
         return state
 
     def _run(self) -> Manifest:
@@ -245,22 +243,6 @@ def recipe_for(images: int, path: Path | None) -> FineTuneRecipe:
         epochs=EPOCHS, lr=4e-4, batch_size=4, warmup_steps=5, max_targets=6, save_steps=20
     )
     return replace(recipe, max_steps=min(max(steps_of(recipe, images), LEAST_STEPS), MOST_STEPS))
-
-
-def tell_label_studio(settings: WorkerSettings, project: str, version: str) -> None:
-    """Has Label Studio fetch predictions of a new version for tasks without annotations, and order tasks by
-    them. It takes no name that no prediction has. What fails is logged; the version serves all the same."""
-    try:
-        api = LabelStudioApi(settings)
-        try:
-            waiting = [int(task["id"]) for task in api.tasks(project) if not task.get("annotations")]
-            if waiting:
-                api.predict_again(project, waiting[:REFRESHED_TASKS])
-            api.name_version(project, version)
-        finally:
-            api.close()
-    except LabelStudioUnavailable as error:
-        log.warning("project %s: Label Studio is not told of version %s: %s", project, version, error)
 
 
 @contextmanager

@@ -22,6 +22,10 @@ log = logging.getLogger(__name__)
 
 TRAINING_QUEUE = "pixellm-training"
 RUN = "worker.retrain.run"
+# Served by `python -m backend collect`.
+CORRECTIONS_QUEUE = "pixellm-corrections"
+ANNOUNCE = "backend.collect.announce_version"
+ANNOUNCE_TIMEOUT_S = 3600
 RETRIES = 3  # a run whose process is killed goes on from its last checkpoint
 OPEN = ("requested", "running")
 
@@ -77,6 +81,13 @@ def requeue(database: Database, connection: Redis) -> None:
                 enqueue(connection, run.id)
             elif status in (JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED):
                 finish(run, "failed", f"its process was ended {RETRIES + 1} times; its checkpoints are kept")
+
+
+def announce(connection: Redis, project: str, version: str) -> None:
+    """Has the backend's side tell Label Studio of a promotion."""
+    Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json").enqueue_call(
+        ANNOUNCE, args=(project, version), timeout=ANNOUNCE_TIMEOUT_S, result_ttl=0
+    )
 
 
 def finish(run: TrainingRun, state: str, error: str | None = None) -> None:

@@ -1,8 +1,12 @@
-"""What we ask of Label Studio's API: its annotations, predictions anew, and which version a project names."""
+"""What we ask of Label Studio's API: annotations as they are, predictions stored, a version's name.
+
+Answers stay the JSON they are, as webhooks are: the SDK's typed objects would be a second form of the same.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any
 
 import httpx
@@ -37,10 +41,6 @@ class LabelStudioApi:
         found: dict[str, Any] = self._ask("GET", f"/api/projects/{project}/")
         return found
 
-    def projects(self) -> list[str]:
-        found = self._ask("GET", "/api/projects/", params={"page_size": 1000})
-        return [str(one["id"]) for one in found["results"]]
-
     def task(self, task: str) -> dict[str, Any]:
         found: dict[str, Any] = self._ask("GET", f"/api/tasks/{task}/")
         return found
@@ -60,14 +60,13 @@ class LabelStudioApi:
                 return
             page += 1
 
-    def predict_again(self, project: str, tasks: list[int]) -> None:
-        """Has Label Studio ask its ML backend for predictions of `tasks`, as its Data Manager does."""
-        self._ask(
-            "POST",
-            "/api/dm/actions/",
-            params={"id": "retrieve_tasks_predictions", "project": project},
-            json={"selectedItems": {"all": False, "included": tasks}, "ordering": [], "filters": None},
-        )
+    def unlabelled(self, project: str, most: int) -> list[dict[str, Any]]:
+        """The first tasks without an annotation."""
+        return list(islice((task for task in self.tasks(project) if not task.get("annotations")), most))
+
+    def predict(self, task: int, prediction: dict[str, Any]) -> None:
+        """Stores a prediction of a task."""
+        self._ask("POST", "/api/predictions/", json={"task": task, **prediction})
 
     def name_version(self, project: str, version: str) -> None:
         """Makes `version` the one whose predictions are shown and order the tasks."""
