@@ -18,7 +18,7 @@ from redis import Redis
 from sqlalchemy import select
 
 from backend.announce import announce
-from backend.inbox import enqueue_digest
+from backend.inbox import Inbox, enqueue_digest
 from backend.label_studio_api import LabelStudioApi, LabelStudioUnavailable
 from backend.settings import BackendSettings
 from backend.understand import NotUnderstood, Proposed, compare, from_stored, read_regions, turns
@@ -241,8 +241,9 @@ def announce_version(project: str, version: str) -> None:
 
 
 def sweep() -> None:
-    """Events and training runs that Redis lost, or whose time has come again."""
+    """Events that the database or Redis could not take, or whose time has come again, and lost trainings."""
     mine = collector()
+    Inbox(mine.database, mine.connection, mine.settings.data_dir / "inbox").empty_spool()
     overdue = now() - timedelta(seconds=LOST_AFTER_S)
     with mine.database.session() as session:
         retried = (Event.attempts > 0) & (Event.due_at <= now())

@@ -58,7 +58,7 @@ class Inbox:
         digest = hashlib.sha256(salt + body).hexdigest()
         try:
             self._keep(digest, action, project, body.decode("utf-8"))
-            self._empty_spool()
+            self.empty_spool()
         except DatabaseUnavailable as error:
             log.warning("the event waits in %s: %s", self._spool, error)
             self._spool.mkdir(parents=True, exist_ok=True)
@@ -80,15 +80,18 @@ class Inbox:
                 training.request(self._database, self._connection, project, "asked for in Label Studio")
             enqueue_digest(self._connection, number)
 
-    def _empty_spool(self) -> None:
-        """Gives the database what it could not take before."""
+    def empty_spool(self) -> None:
+        """Gives the database what it could not take before. Raises DatabaseUnavailable."""
         if time.monotonic() < self._empty_until or not self._one_at_a_time.acquire(blocking=False):
             return
         try:
             for path in sorted(self._spool.glob("*.json")):
-                waiting = json.loads(path.read_text())
+                try:
+                    waiting = json.loads(path.read_text())
+                except FileNotFoundError:  # another process was faster
+                    continue
                 self._keep(path.stem, waiting["action"], waiting["project"], waiting["body"])
-                path.unlink()
+                path.unlink(missing_ok=True)
             self._empty_until = time.monotonic() + SPOOL_LOOK_S
         finally:
             self._one_at_a_time.release()

@@ -254,6 +254,8 @@ def test_while_the_database_is_away_events_wait_in_files(collector: Collector, t
     for body in bodies:
         box.take(body["action"], "1", json.dumps(body).encode())
     assert events(collector) == []
+    collect.sweep()
+    assert len(events(collector)) == 2
     send(collector, event(7, [drawn()]))
     digest_all(collector)
     assert sorted(corrections(collector)) == ["5", "6", "7"]
