@@ -113,6 +113,13 @@ class SceneRenderer:
         made = (make(np.random.default_rng([seed, attempt])) for attempt in count(1))
         return next(picture for picture in made if picture is not None)
 
+    def paste_into(self, picture: Picture, wanted: int, rng: np.random.Generator) -> Picture:
+        """The picture with up to `wanted` cut-outs on it."""
+        scene = Canvas(picture.image, picture.things)
+        self._paste_cast(scene, wanted, rng)
+        seen = _photographed(scene.image, rng)
+        return Picture(seen, scene.things(), picture.complete, picture.backdrop)
+
     def _kind(self, seed: int) -> Callable[[np.random.Generator], Picture | None]:
         kinds = (self._scene, self._photo, self._mosaic)
         return kinds[int(np.random.default_rng([seed, 0]).choice(3, p=self.shares))]
@@ -141,11 +148,14 @@ class SceneRenderer:
         image, behind, complete, backdrop = self._background(rng)
         scene = Canvas(image, behind)
         wanted = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.24, 0.24, 0.18, 0.12, 0.08]))
-        for cutout in self._cast(wanted, rng):
-            largest = 0.6 if wanted <= 2 else 0.5 if wanted <= 4 else 0.38
-            scene.paste(_varied(self._pixels(cutout.file), self.size, largest, rng), cutout.name, rng)
+        self._paste_cast(scene, wanted, rng)
         things = scene.things()
         return Picture(_photographed(scene.image, rng), things, complete, backdrop) if things else None
+
+    def _paste_cast(self, scene: "Canvas", wanted: int, rng: np.random.Generator) -> None:
+        largest = 0.6 if wanted <= 2 else 0.5 if wanted <= 4 else 0.38
+        for cutout in self._cast(wanted, rng):
+            scene.paste(_varied(self._pixels(cutout.file), self.size, largest, rng), cutout.name, rng)
 
     def _cast(self, wanted: int, rng: np.random.Generator) -> list[Cutout]:
         """Cut-outs for a scene: often one name several times, often some of one category."""

@@ -16,6 +16,7 @@ NAMED = (
     "the {x}",
     "Segment the {x}.",
     "segment {x}",
+    "Segment the {x} in this image.",
     "Please segment the {x} in this image.",
     "Can you segment the {x} in this image?",
     "Could you find the {x}?",

@@ -21,15 +21,15 @@ from torch import nn
 
 from pixellm_model import checkpoint
 from pixellm_model.model import PixelLM
+from pixellm_model.nouns import Nouns
 from pixellm_model.preprocess import patch_mask
 from pixellm_model.questions import NAMED, listed
 from pixellm_model.samples import PLACEHOLDER
-from pixellm_model.scenes import SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.training import answer_states
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
-from recipes.pixellm_mini.names import chosen_names
+from recipes.pixellm_mini.draw import embeddings as answers_of
 from recipes.pixellm_mini.state import load_state, save_state
 
 BACKGROUND_WEIGHT = 0.3
@@ -44,10 +44,17 @@ def name_embeddings(model: PixelLM, tokenizer: PromptTokenizer, names: list[str]
     return torch.stack([table[tokenizer.encode(name)[1:]].mean(0) for name in names])
 
 
+@torch.no_grad()
+def answers(model: PixelLM, tokenizer: PromptTokenizer, cache: Cache) -> torch.Tensor:
+    """What the language model answers each name with now, averaged over some pictures: (2, names, dim)."""
+    found = [answers_of(model, tokenizer, cache.names, cache[number]) for number in range(4)]
+    return torch.stack(found).mean(0).transpose(0, 1).contiguous()
+
+
 def cell_labels(picture: CachedPicture, grid: int, image_size: int, names: list[str]) -> torch.Tensor:
     """(grid, grid) index of the name that covers most of each cell, 0 for none, -1 outside the image."""
     cover = torch.zeros(len(names) + 1, grid, grid)
-    cover[0] = 0.4  # a thing must cover this much of a cell to name it
+    cover[0] = 0.3  # a thing must cover this much of a cell to name it
     for name, mask in zip(picture.names, picture.masks, strict=True):
         index = 1 + names.index(name)
         share = F.adaptive_avg_pool2d(mask[None].float() / 255, grid)[0]
@@ -60,14 +67,16 @@ def cell_labels(picture: CachedPicture, grid: int, image_size: int, names: list[
 def align(
     model: PixelLM,
     cache: Cache,
-    names: list[str],
     embeddings: torch.Tensor,
+    start: torch.Tensor | None,
     minutes: float,
     lr: float,
 ) -> torch.Tensor:
-    """Train projectors and neck of `model` in place; returns the names' vectors, (2, names, dim)."""
+    """Train projectors and neck of `model` in place; returns the names' vectors, (2, names, dim), which begin
+    as `start` or at random."""
+    names = cache.names
     dim, grid, size = model.config.decoder_dim, model.config.grid, model.config.image_size
-    vectors = nn.Parameter(0.5 * torch.randn(2, len(names), dim))
+    vectors = nn.Parameter(0.5 * torch.randn(2, len(names), dim) if start is None else start)
     parts = (model.model.mm_projector, model.model.out_mm_projector, model.model.image_feature_neck)
     parameters = [vectors, *(p for part in parts for p in part.parameters())]
     for parameter in parameters:
@@ -116,7 +125,7 @@ def teach(
     model: PixelLM,
     tokenizer: PromptTokenizer,
     cache: Cache,
-    renderer: SceneRenderer,
+    nouns: Nouns,
     vectors: torch.Tensor,
     minutes: float,
 ) -> None:
@@ -124,7 +133,7 @@ def teach(
 
     Many short questions share one image, so that this sees far more names a minute than real samples do.
     """
-    names, rng = renderer.names, np.random.default_rng(0)
+    names, rng = cache.names, np.random.default_rng(0)
     model.requires_grad_(True)
     model.model.vision_tower.requires_grad_(False)
     optimizer = torch.optim.AdamW(
@@ -147,8 +156,8 @@ def teach(
         texts, wanted = [], []
         for pair in asked:
             chosen = pair[: 1 + int(rng.random() < 0.5)]
-            nouns = [renderer.nouns[names[index]] for index in chosen]
-            words = [str(rng.choice([noun.name, noun.name, *noun.synonyms])) for noun in nouns]
+            asked_for = [nouns[names[index]] for index in chosen]
+            words = [str(rng.choice([noun.name, noun.name, *noun.synonyms])) for noun in asked_for]
             text = NAMED[int(rng.integers(len(NAMED)))].format(x=listed(words))
             texts.append((text, listed([f"{word} is {PLACEHOLDER}" for word in words]) + "."))
             wanted += chosen.tolist()
@@ -175,6 +184,7 @@ def teach(
 def main() -> None:
     parser = command(__doc__, "--base", "--cutouts", "--cache", "--out")
     parser.add_argument("--init", type=Path, help="weights to start from, as `train --init` takes")
+    parser.add_argument("--go-on", action="store_true", help="begin with the language model's own answers")
     parser.add_argument("--minutes", type=float, default=8.0, help="for the maps")
     parser.add_argument("--teach-minutes", type=float, default=3.0, help="for the language model")
     parser.add_argument("--lr", type=float, default=1.5e-3)
@@ -182,10 +192,11 @@ def main() -> None:
     torch.manual_seed(0)
     model, tokenizer = checkpoint.load(args.base, dtype=torch.float32)
     load_state(model, args.init)
-    renderer, cache = SceneRenderer(args.cutouts, names=chosen_names()), Cache(args.cache)
-    embeddings = name_embeddings(model, tokenizer, renderer.names)
-    vectors = align(model, cache, renderer.names, embeddings, args.minutes, args.lr)
-    teach(model, tokenizer, cache, renderer, vectors, args.teach_minutes)
+    cache = Cache(*args.cache)
+    words = name_embeddings(model, tokenizer, cache.names)
+    start = answers(model, tokenizer, cache) if args.go_on else None
+    vectors = align(model, cache, words, start, args.minutes, args.lr)
+    teach(model, tokenizer, cache, Nouns(args.cutouts / "vocabulary.json"), vectors, args.teach_minutes)
     save_state(model, args.out)
 
 

@@ -20,12 +20,10 @@ from pixellm_model.model import PixelLM
 from pixellm_model.packing import decoder_cells
 from pixellm_model.pixel_decoder import PixelDecoder
 from pixellm_model.samples import PLACEHOLDER
-from pixellm_model.scenes import SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.training import answer_states, encode
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
-from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state, save_state
 
 BATCH, LR, NOISE = 6, 1e-3, 0.1
@@ -57,7 +55,7 @@ def wanted(picture: CachedPicture, names: list[str], rng: np.random.Generator) -
         index = names.index(name)
         drawn[index] = torch.maximum(drawn.get(index, torch.zeros_like(mask)), mask)
     if rng.random() < ABSENT * len(drawn) and picture.complete:
-        drawn.setdefault(int(rng.integers(len(names))), torch.zeros_like(picture.masks[0], dtype=torch.float))
+        drawn.setdefault(int(rng.integers(len(names))), torch.zeros(picture.masks.shape[1:]))
     return drawn
 
 
@@ -117,7 +115,8 @@ def main() -> None:
     torch.manual_seed(0)
     model, tokenizer = checkpoint.load(args.base, dtype=torch.float32)
     load_state(model, args.init)
-    names, cache = SceneRenderer(args.cutouts, names=chosen_names()).names, Cache(args.cache)
+    cache = Cache(*args.cache)
+    names = cache.names
     named = torch.stack([embeddings(model, tokenizer, names, cache[number]) for number in range(4)])
     draw(model, tokenizer, cache, names, named, args.minutes)
     save_state(model, args.out)

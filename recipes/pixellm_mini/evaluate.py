@@ -5,8 +5,9 @@
 "New scenes" are unseen arrangements of the cut-outs that were trained on, "new things" scenes of cut-outs
 that were not, "photos" held-out photos of one named thing. Prints one line a kind and writes `report.json`
 and contact sheets of predictions. `--coco` names a folder with `instances.json` and `images/`: real photos
-with true masks, of which the mini has seen none; each category present is asked for, and as many that are
-absent. Its masks of one category are compared as one.
+with true masks. Each category present is asked for, and as many that are absent; masks of one category are
+compared as one. The photos that `coco.held_out` keeps were never trained on; the others are reported beside
+them.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from pycocotools.coco import COCO
 
 from pixellm_model import Segmenter
 from pixellm_model.metrics import Scores
@@ -26,39 +26,32 @@ from pixellm_model.overlay import draw_overlay
 from pixellm_model.prompt import SEG
 from pixellm_model.samples import Question, Sample
 from pixellm_model.scenes import SceneRenderer
+from recipes.pixellm_mini.coco import CocoPhotos
 from recipes.pixellm_mini.names import chosen_names
 
 SHEET_COLUMNS = 4
 FIRST_SEED = 900_000_000  # no picture trained on has a number like this
-# COCO's words for what the mini's names call otherwise.
-COCO_WORDS = {"mouse": "computer mouse", "dining table": "table", "sports ball": "ball"}
 
 
-def coco_samples(folder: Path, names: list[str]) -> list[Sample]:
-    """Real photos with questions about the known categories they show, and about some they do not."""
-    coco = COCO(str(folder / "instances.json"))
-    categories = {c["id"]: COCO_WORDS.get(c["name"], c["name"]) for c in coco.loadCats(coco.getCatIds())}
-    known = sorted(set(names) & set(categories.values()))
+def coco_samples(folder: Path, train: bool) -> list[Sample]:
+    """Real photos with questions about the categories they show, and about as many that they do not."""
+    photos = CocoPhotos(folder, chosen_names(), train)
     samples = []
-    for image_id in sorted(coco.getImgIds()):
-        info = coco.loadImgs(image_id)[0]
-        pixels = np.array(Image.open(folder / "images" / info["file_name"]).convert("RGB"))
+    for image_id in photos.ids:
         present: dict[str, np.ndarray] = {}
-        for annotation in coco.loadAnns(coco.getAnnIds(image_id)):
-            name, mask = categories[annotation["category_id"]], coco.annToMask(annotation).astype(bool)
-            present[name] = present.get(name, np.zeros_like(mask)) | mask
-        asked = [name for name in present if name in known]
-        absent = [name for name in known if name not in present]
-        chosen = np.random.default_rng(image_id).permutation(absent)[: len(asked)]
+        for thing in photos.things(image_id):
+            present[thing.name] = present.get(thing.name, np.zeros_like(thing.mask)) | thing.mask
+        absent = [name for name in photos.categories if name not in present]
+        chosen = np.random.default_rng(image_id).permutation(absent)[: len(present)]
         questions = [
             Question(f"Segment the {name} in this image.", f"{name} is {SEG}.", (present[name],), (name,))
-            for name in asked
+            for name in present
         ] + [
             Question(f"Segment the {name} in this image.", f"There is no {name} in this image.", (), ())
             for name in chosen
         ]
         if questions:
-            samples.append(Sample(pixels, tuple(questions)))
+            samples.append(Sample(np.array(photos.pixels(image_id)), tuple(questions)))
     return samples
 
 
@@ -74,7 +67,8 @@ def evaluate(
         "photos": [unknown.render_photo(FIRST_SEED + seed) for seed in range(count)],
     }
     if coco:
-        kinds["coco"] = coco_samples(coco, chosen_names())
+        kinds["coco"] = coco_samples(coco, train=False)
+        kinds["coco trained on"] = coco_samples(coco, train=True)
     report: dict[str, dict[str, float]] = {}
     out.mkdir(parents=True, exist_ok=True)
     for kind, samples in kinds.items():
@@ -87,7 +81,7 @@ def evaluate(
                 seconds += time.perf_counter() - began
                 # A target of which nothing was drawn is shown to nobody.
                 masks = [target.mask for target in result.targets if target.mask.any()]
-                if kind == "coco" and masks:
+                if kind.startswith("coco") and masks:
                     masks = [np.logical_or.reduce(masks)]
                 scores.add(masks, question.masks)
             tiles.append(draw_overlay(image, result.targets, f"{question.text} -> {result.answer}"))

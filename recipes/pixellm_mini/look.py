@@ -18,52 +18,55 @@ import torch.nn.functional as F
 
 from pixellm_model import checkpoint
 from pixellm_model.model import PixelLM
+from pixellm_model.nouns import Nouns
 from pixellm_model.questions import NAMED
 from pixellm_model.samples import PLACEHOLDER
-from pixellm_model.scenes import SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from pixellm_model.training import answer_states
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
-from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state, save_state
 
 PICTURES = 6  # a step
 FIRST_WORDS = 3  # tokens of each answer
-MOST_PRESENT = 6
+MOST_PRESENT, FEWEST_MISSING = 6, 2
+BARE = 0.3  # of the questions are the name alone or with "the"
 
 
 def decisions(
-    picture: CachedPicture, renderer: SceneRenderer, rng: np.random.Generator
+    picture: CachedPicture, cache: Cache, nouns: Nouns, rng: np.random.Generator
 ) -> list[tuple[str, str]]:
     """Questions with answers about one picture: as many for what is missing as for what is there."""
-    nouns, names = renderer.nouns, renderer.names
-    present = list(dict.fromkeys(picture.names))[:MOST_PRESENT]
+    present = [str(name) for name in rng.permutation(sorted(set(picture.names)))[:MOST_PRESENT]]
     categories = {nouns[name].category for name in present}
-    alike = [name for name in names if nouns[name].category in categories]
+    alike = [name for name in cache.names if nouns[name].category in categories]
     texts = []
     for name in present:
         word = str(rng.choice([name, name, *nouns[name].synonyms]))
         texts.append((word, f"{word} is {PLACEHOLDER}."))
     missing: list[str] = []
     for _ in range(60):
-        if len(missing) == len(present):
+        if len(missing) == max(len(present), FEWEST_MISSING):
             break
-        pool = alike if rng.random() < 0.5 else renderer.askable(rng)
+        pool = alike if alike and rng.random() < 0.5 else cache.askable(rng)
         name = str(rng.choice(pool))
         if name not in missing and nouns.absent(name, picture.names, picture.backdrop):
             missing.append(name)
     for name in missing:
         word = str(rng.choice([name, name, *nouns[name].synonyms]))
         texts.append((word, f"There is no {word} in this image."))
-    return [(NAMED[int(rng.integers(len(NAMED)))].format(x=word), answer) for word, answer in texts]
+    asked = []
+    for word, answer in texts:
+        form = NAMED[int(rng.integers(2 if rng.random() < BARE else len(NAMED)))]
+        asked.append((form.format(x=word), answer))
+    return asked
 
 
 def look(
     model: PixelLM,
     tokenizer: PromptTokenizer,
     cache: Cache,
-    renderer: SceneRenderer,
+    nouns: Nouns,
     minutes: float,
     lr: float,
     seed: int,
@@ -82,7 +85,7 @@ def look(
         batch = []
         for index in rng.choice(len(cache), PICTURES, replace=False):
             picture = cache[int(index)]
-            packed = picture.asked(decisions(picture, renderer, rng), model.config, tokenizer)
+            packed = picture.asked(decisions(picture, cache, nouns, rng), model.config, tokenizer)
             packed.branches = [(ids[: at + FIRST_WORDS], at) for ids, at in packed.branches]
             batch.append(packed)
         for group in optimizer.param_groups:
@@ -118,8 +121,8 @@ def main() -> None:
     torch.manual_seed(0)
     model, tokenizer = checkpoint.load(args.base, dtype=torch.float32)
     load_state(model, args.init)
-    renderer = SceneRenderer(args.cutouts, names=chosen_names())
-    look(model, tokenizer, Cache(args.cache), renderer, args.minutes, args.lr, args.seed)
+    nouns = Nouns(args.cutouts / "vocabulary.json")
+    look(model, tokenizer, Cache(*args.cache), nouns, args.minutes, args.lr, args.seed)
     save_state(model, args.out)
 
 

@@ -14,11 +14,10 @@ from pathlib import Path
 import torch
 
 from pixellm_model import checkpoint
-from pixellm_model.scenes import SceneRenderer
+from pixellm_model.nouns import Nouns
 from pixellm_model.training import Recipe, train
 from recipes.pixellm_mini.cached import Cache, CachedSamples
 from recipes.pixellm_mini.command import command
-from recipes.pixellm_mini.names import chosen_names
 from recipes.pixellm_mini.state import load_state
 
 
@@ -46,8 +45,8 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     log = args.out / "log.jsonl"
     seed = 1000 * args.seed + (len(log.read_text().splitlines()) if log.exists() else 0)
-    renderer = SceneRenderer(args.cutouts, names=chosen_names())
-    samples = CachedSamples(Cache(args.cache), model, tokenizer, renderer, seed)
+    nouns = Nouns(args.cutouts / "vocabulary.json")
+    samples = CachedSamples(Cache(*args.cache), model, tokenizer, nouns, seed)
     for losses in train(model, tokenizer, samples, recipe, args.out):
         line = {key: round(value, 4) for key, value in losses.items()}
         with log.open("a") as file:
