@@ -11,7 +11,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 from backend import brush_rle
 from backend.regions import region_id
 from backend.strokes import paint
-from label_config import LabelConfig, map_label
+from label_config import LabelConfig, labels_asked, map_label
 from worker.contract import CocoRLE
 from worker.masks import from_rle, to_rle
 
@@ -138,7 +138,8 @@ def compare(
 
     Of a proposal none of whose targets is among the regions nothing is said: the annotator may have looked
     at it and asked otherwise. Unless the annotation is `empty`: then all were rejected. A hand-drawn region
-    with the label of a rejected target replaces it.
+    with the label of a rejected target replaces it, and one with a label that a prompt asked for and did not
+    get is what that prompt missed.
     """
     by_job = {proposal.job: proposal for proposal in proposals}
     by_id = {
@@ -184,10 +185,7 @@ def compare(
                     index=index,
                 )
             )
-    outcomes += [
-        Outcome("added", (region.label or "object").lower(), region.label, region=region) for region in drawn
-    ]
-    return outcomes
+    return outcomes + _added(drawn, proposals, used, config)
 
 
 def turns(outcomes: Sequence[Outcome], proposals: Sequence[Proposed]) -> list[dict[str, Any]]:
@@ -258,6 +256,30 @@ def _kept(region: Region, proposal: Proposed | None, job: str, index: int, confi
         kind = "accepted" if iou >= SAME_IOU else "edited"
     prompt = proposal.prompt if proposal else region.prompt
     return Outcome(kind, phrase, label, prompt, meant, iou, region, job, index)
+
+
+def _added(
+    drawn: Sequence[Region], proposals: Sequence[Proposed], used: dict[str, set[int]], config: LabelConfig
+) -> list[Outcome]:
+    """What was drawn by hand: for the newest prompt that asked for its label and did not get it, or for none.
+
+    A prompt that got other masks, none of which were taken, is not among them: of those nothing is known.
+    """
+    missed: dict[str, tuple[Proposed, str]] = {}
+    for proposal in proposals:
+        got = {map_label(target.phrase, config) for target in proposal.targets if target.mask.any()}
+        if proposal.job in used or not got:
+            asked = labels_asked(proposal.prompt, config)
+            missed |= {label: (proposal, words) for label, words in asked.items() if label not in got}
+    outcomes: list[Outcome] = []
+    for region in drawn:
+        outcome = Outcome("added", (region.label or "object").lower(), region.label, region=region)
+        if region.label in missed:
+            proposal, words = missed[region.label]
+            index = len(proposal.targets) + len(outcomes)
+            outcome = replace(outcome, phrase=words, prompt=proposal.prompt, job=proposal.job, index=index)
+        outcomes.append(outcome)
+    return outcomes
 
 
 def _redrawn(target: Target, label: str | None, drawn: Sequence[Region]) -> Region | None:

@@ -58,14 +58,33 @@ def map_label(phrase: str, config: LabelConfig) -> str | None:
     that names no label gets the label called Other, Object or Unknown, else the only label if there is just
     one, else None.
     """
+    label, _ = _named(phrase, config)
+    return label or _fallback(config)
+
+
+def labels_asked(prompt: str, config: LabelConfig) -> dict[str, str]:
+    """The labels that a prompt asks for by name, each with the words that name it: {"Cup": "mugs", "Book":
+    "book"} for "segment the red mugs and the book". Nothing falls back to Other here."""
+    asked: dict[str, str] = {}
+    for phrase in re.split(r"[,;&+]|\b(?:and|or|plus)\b", prompt):
+        label, words = _named(phrase, config)
+        if label is not None:
+            asked.setdefault(label, words)
+    return asked
+
+
+def _named(phrase: str, config: LabelConfig) -> tuple[str | None, str]:
+    """The label that `phrase` names, if any, and its words that do."""
     exact, names = _indices(config)
     if phrase.strip() in exact:
-        return exact[phrase.strip()]
-    words = _words(phrase)
+        return exact[phrase.strip()], phrase.strip()
     noun = _noun(phrase)
-    candidates = [words, *(noun[start:] for start in range(len(noun)))]
-    found = (names[form] for candidate in candidates for form in _forms(candidate) if form in names)
-    return next(found, None) or _fallback(config)
+    candidates = [_words(phrase), *(noun[start:] for start in range(len(noun)))]
+    for candidate in candidates:
+        for form in _forms(candidate):
+            if form in names:
+                return names[form], " ".join(candidate)
+    return None, ""
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
-from label_config import ConfigError, ImageControl, Label, LabelConfig, MaskControl, map_label, read_config
+from label_config import (
+    ConfigError,
+    ImageControl,
+    Label,
+    LabelConfig,
+    MaskControl,
+    labels_asked,
+    map_label,
+    read_config,
+)
 from label_config.reader import MAX_CONFIG_CHARS
 
 TEMPLATES = Path(__file__).parents[1] / "label_config" / "templates"
@@ -240,6 +249,20 @@ def labelled(*labels: Label) -> LabelConfig:
 )
 def test_labels_of_many_kinds(labels: list[Label], phrase: str, expected: str | None) -> None:
     assert map_label(phrase, labelled(*labels)) == expected
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("the sign", {}),
+        ("Segment the red mugs and the book.", {"Cup": "mugs", "Book": "book"}),
+        ("the cup on the book, people or dogs", {"Cup": "cup", "Person": "people", "Dog": "dogs"}),
+        ("a cup and two cups", {"Cup": "cup"}),
+        ("", {}),
+    ],
+)
+def test_labels_a_prompt_asks_for(prompt: str, asked: dict[str, str]) -> None:
+    assert labels_asked(prompt, template("interactive")) == asked
 
 
 WORD = st.text(st.characters(categories=("Ll", "Lu")), min_size=1, max_size=8)

@@ -129,6 +129,33 @@ def test_a_mask_drawn_without_a_prompt_is_asked_for_by_its_label() -> None:
     assert len(said[1]["targets"]) == 2, "all cups, the accepted one included"
 
 
+def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
+    denied = Proposed("seg-2", "Segment the red cups.", "There is no cup in this image.", ())
+    by_hand = read_regions([region(block(1), origin="manual", index=None)], CONFIG)
+    outcomes = compare(by_hand, [denied], CONFIG)
+    assert [(o.kind, o.prompt, o.phrase) for o in outcomes] == [("added", denied.prompt, "cups")]
+    asked, named = turns(outcomes, [denied])
+    assert asked["prompt"] == denied.prompt and asked["answer"] is None
+    assert [target["phrase"] for target in asked["targets"]] == ["cups"]
+    assert named["prompt"] == "Segment the cup."
+
+    # The newest prompt that asked for it, and only one that did.
+    later = Proposed("seg-3", "the cup", "There is no cup in this image.", ())
+    other = Proposed("seg-4", "the book beside the cup", "There is no book in this image.", ())
+    assert [o.job for o in compare(by_hand, [denied, later, other], CONFIG)] == ["seg-3"]
+
+
+def test_half_an_answer_is_completed_by_hand() -> None:
+    half = Proposed(
+        "seg-1", PROPOSED.prompt, "cup is [1]. There is no book in this image.", (Target("cup", block(1)),)
+    )
+    regions = read_regions([region(block(1)), region(block(12), "Book", "manual", None)], CONFIG)
+    outcomes = compare(regions, [half], CONFIG)
+    assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", half.prompt), ("added", half.prompt)]
+    first, _ = turns(outcomes, [half])
+    assert first["answer"] is None and [t["phrase"] for t in first["targets"]] == ["cup", "book"]
+
+
 def test_regions_are_known_by_id_where_meta_is_gone() -> None:
     item = region(block(1), "Book")
     del item["meta"]
