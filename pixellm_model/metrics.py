@@ -83,15 +83,16 @@ class Scores:
         return self.refused / max(1, self.absent)
 
     def as_dict(self) -> dict[str, float]:
-        return {
+        """All figures; `none_accuracy` only where absent things were asked for."""
+        figures = {
             "questions": self.questions,
             "gIoU": round(self.giou, 4),
             "cIoU": round(self.ciou, 4),
             "precision": round(self.precision, 4),
             "recall": round(self.recall, 4),
             "count_accuracy": round(self.count_accuracy, 4),
-            "none_accuracy": round(self.none_accuracy, 4),
         }
+        return figures | ({"none_accuracy": round(self.none_accuracy, 4)} if self.absent else {})
 
 
 def _areas(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -47,7 +47,8 @@ def test_imports_run_one_way(room: str) -> None:
 def test_the_backend_runs_without_torch() -> None:
     code = (
         "import sys; sys.modules['torch'] = sys.modules['transformers'] = None\n"
-        "import backend.app, backend.__main__, worker.queue, worker.contract, worker.masks"
+        "import backend.app, backend.__main__, backend.collect, backend.collector_process, backend.announce\n"
+        "import worker.queue, worker.contract, worker.masks, worker.training, worker.registry"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

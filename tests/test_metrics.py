@@ -37,5 +37,6 @@ def test_absent_things() -> None:
     scores = Scores()
     assert scores.add([], []) is None
     assert scores.add([square(0)], []) == 0
-    assert scores.none_accuracy == 0.5
+    assert scores.as_dict()["none_accuracy"] == 0.5
+    assert "none_accuracy" not in Scores().as_dict()
     assert scores.giou == 0 and scores.masks == 1
