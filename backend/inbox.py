@@ -16,6 +16,7 @@ from redis import Redis
 from redis.exceptions import RedisError
 from rq import Queue, Retry
 from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
 
 from worker import training
 from worker.store.database import Database, DatabaseUnavailable
@@ -59,6 +60,8 @@ class Inbox:
         try:
             self._keep(digest, action, project, body.decode("utf-8"))
             self.empty_spool()
+        except IntegrityError:  # the same event came twice at once, and the other one is kept
+            log.debug("event %s is kept already", digest)
         except DatabaseUnavailable as error:
             log.warning("the event waits in %s: %s", self._spool, error)
             self._spool.mkdir(parents=True, exist_ok=True)

@@ -31,7 +31,7 @@ from worker import retrain, training
 from worker.dataset import split_of
 from worker.masks import to_rle
 from worker.queue import connect
-from worker.registry import Registry
+from worker.registry import Registry, split_name
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database
 from worker.store.corrections import keep
@@ -113,6 +113,8 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
             with database.session() as session:
                 run = session.get_one(TrainingRun, number)
             row["verdict"] = f"{state}: {(run.verdict or {}).get('why', run.error)}"
+            if run.version:
+                row["share"] = registry.manifest(split_name(run.version)[1] or "").metrics["share"]
         pointer = registry.pointer(PROJECT)
         serving = base
         if pointer and pointer.adapter:
@@ -123,7 +125,7 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
         rows.append(row)
         print(
             f"{count:4} corrections  gIoU {row['gIoU']:.3f}  {row['ratio']:.1f} times the base  "
-            f"{row['seconds']:.0f} s  {row['verdict']}",
+            f"{row['seconds']:.0f} s  {row['verdict']}  (share {row.get('share')})",
             flush=True,
         )
     return rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,12 @@ def test_the_same_event_twice_changes_nothing(collector: Collector) -> None:
     assert len(events(collector)) == 1 and len(corrections(collector)) == 1
     send(collector, event(5, [drawn()]))
     assert [one.state for one in events(collector)] == ["done"]
+
+
+def test_the_same_event_from_many_at_once_is_kept_once(collector: Collector) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: send(collector, event(5, [drawn()])), range(40)))
+    assert len(events(collector)) == 1
 
 
 def test_an_older_event_that_comes_late_does_not_win(collector: Collector) -> None:

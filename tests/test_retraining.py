@@ -15,16 +15,18 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from test_collect import digest_all, make, send
+from test_collect import NOWHERE, digest_all, make, send
 
+from pixellm_model.finetune import Progress
 from support.annotations import drawn, event
 from support.tiny_model import write_tiny
 from support.workers import ROOT, eventually, question
 from worker import training
 from worker.queue import SegmentQueue, connect
 from worker.registry import Registry
-from worker.retrain import Rehearsed, recipe_for
+from worker.retrain import Rehearsed, Retraining, recipe_for
 from worker.settings import WorkerSettings
+from worker.store import Database
 from worker.store.tables import TrainingRun
 
 IMAGES = 12
@@ -160,6 +162,18 @@ def test_it_waits_for_annotators(corrected: Learner) -> None:
     assert corrected.run(number).step == before
     connect(corrected.redis_url).delete("rq:queue:pixellm-interactive")
     eventually(lambda: (corrected.run(number).step or 0) > (before or 0), "it goes on", 30)
+
+
+def test_a_run_goes_on_while_database_and_redis_are_away(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = WorkerSettings(
+        data_dir=tmp_path, redis_url=NOWHERE, database_url="postgresql://nobody@127.0.0.1:1/none"
+    )
+    run = Retraining(settings, Database(settings), connect(NOWHERE), "1", 1)
+    run._progress(Progress(step=3, steps=9, loss=0.5, seconds_left=4.0))
+    run._yield_to_annotators()
+    assert "training 1 goes on" in caplog.text
 
 
 def test_rehearsal_alternates_with_corrections() -> None:

@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from redis import Redis
+from redis.exceptions import RedisError
 from rq import get_current_job
 
 from worker import dataset, training
 from worker.queue import QueueUnavailable, SegmentQueue, connect
 from worker.registry import Manifest, Registry, RegistryError
 from worker.settings import WorkerSettings
-from worker.store import Blobs, Database
+from worker.store import Blobs, Database, DatabaseUnavailable
 from worker.store.tables import TrainingRun, now
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ class Retraining:
         except NothingToLearn as nothing:
             self._end("skipped", error=str(nothing))
             return "skipped"
-        except Exception as error:  # whatever it is, it would be so again; only a killed run is run again
+        except (DatabaseUnavailable, RedisError):  # theirs, not the run's: RQ runs it again
+            raise
+        except Exception as error:  # whatever it is, it would be so again
             log.error("training %d failed", self.number, exc_info=error)
             self._end("failed", error=str(error) or type(error).__name__)
             return "failed"
@@ -172,16 +175,16 @@ class Retraining:
 
     def _yield_to_annotators(self) -> None:
         """Waits while somebody waits for a prompt, so that the device is theirs."""
-        self.connection.expire(_lock_key(self.project), LOCK_S)
         queue = self._queue()
         until = time.monotonic() + LONGEST_YIELD_S
         try:
+            self.connection.expire(_lock_key(self.project), LOCK_S)
             while time.monotonic() < until:
                 depth = queue.depth()
                 if not depth.interactive + depth.warm + depth.running_interactive:
                     return
                 time.sleep(YIELD_LOOK_S)
-        except QueueUnavailable:
+        except (QueueUnavailable, RedisError):
             return
 
     def _queue(self) -> SegmentQueue:
@@ -193,9 +196,15 @@ class Retraining:
         if time.monotonic() < self._reported + REPORT_EVERY_S and progress.step < progress.steps:
             return
         self._reported = time.monotonic()
-        self._note(
-            step=progress.step, steps=progress.steps, loss=progress.loss, seconds_left=progress.seconds_left
-        )
+        try:
+            self._note(
+                step=progress.step,
+                steps=progress.steps,
+                loss=progress.loss,
+                seconds_left=progress.seconds_left,
+            )
+        except (DatabaseUnavailable, RedisError) as error:
+            log.warning("training %d goes on, its progress is not shown: %s", self.number, error)
 
     def _note(self, **values: Any) -> None:
         with self.database.session() as session:
