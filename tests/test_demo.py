@@ -202,5 +202,6 @@ def test_the_demo_proves_itself_and_ctrl_c_leaves_nothing_behind(tmp_path: Path)
     demo.send_signal(signal.SIGINT)
     rest, _ = demo.communicate(timeout=STOP_TIMEOUT_S)
     assert demo.returncode == 0
-    assert re.findall(r"✓ (.+) stopped", rest) == ["worker", "backend", "Label Studio", "Redis"]
+    stopped = re.findall(r"✓ (.+) stopped", rest)
+    assert stopped == ["learner", "collector", "worker", "backend", "Label Studio", "Redis"]
     assert not any(map(accepts, ports))

@@ -23,6 +23,9 @@ PYTHON = ENVIRONMENT / "bin" / "python"
 HOST = "label-studio-ml==1.0.9"
 # What this project needs to ask a question; label-studio-ml itself lacks redis and rq.
 NEEDS = [
+    "alembic",
+    "croniter",
+    "fsspec",
     "httpx",
     "numpy",
     "pillow",
@@ -31,6 +34,7 @@ NEEDS = [
     "pydantic-settings",
     "redis>=8.1,<9",
     "rq>=3.0,<3.1",
+    "sqlalchemy",
 ]
 SERVER = """
 import sys
@@ -42,14 +46,14 @@ init_app(PixelLM, model_dir=sys.argv[2]).run("127.0.0.1", int(sys.argv[1]))
 
 @pytest.fixture(scope="module")
 def python() -> Path:
-    """The environment's interpreter; built at the first run, and finished only if `complete` is there."""
-    complete = ENVIRONMENT / "complete"
-    if not complete.exists():
+    """The environment's interpreter; built at the first run, and finished only if `complete` says of what."""
+    complete, wanted = ENVIRONMENT / "complete", "\n".join([HOST, *NEEDS])
+    if not complete.exists() or complete.read_text() != wanted:
         run(sys.executable, "-m", "venv", "--clear", str(ENVIRONMENT))
         run(str(PYTHON), "-m", "pip", "install", "--quiet", HOST)
         run(str(PYTHON), "-m", "pip", "install", "--quiet", *NEEDS)
         run(str(PYTHON), "-m", "pip", "install", "--quiet", "--no-deps", "--editable", str(ROOT))
-        complete.touch()
+        complete.write_text(wanted)
     return PYTHON
 
 
