@@ -142,6 +142,25 @@ def test_without_corrections_there_is_nothing_to_do(learner: Learner) -> None:
     assert run.state == "skipped" and "no corrections" in (run.error or "")
 
 
+def test_what_no_gate_could_judge_is_not_trained(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend import collect
+
+    made = make(tmp_path, redis_url, retrain_every=0)
+    monkeypatch.setattr(collect, "collector", lambda: made)
+    send(made, *(event(number, [drawn()]) for number in range(1, 7)))
+    digest_all(made)
+    number = training.request(made.database, made.connection, "1", "test")
+    settings = WorkerSettings(data_dir=made.settings.data_dir, redis_url=redis_url)
+    assert Retraining(settings, made.database, made.connection, "1", number).run() == "skipped"
+    with made.database.session() as session:
+        run = session.get_one(TrainingRun, number)
+    assert run.error and run.error.startswith("too little data") and "GATE_MIN_HELD_OUT" in run.error
+    assert run.data and run.data["train"] + run.data["held_out"] == 6 and not run.step
+    assert not list(tmp_path.rglob("snapshots/*/images")), "pictures are the store's alone"
+
+
 @pytest.mark.parametrize("learner", [{"lr": 1e30}], indirect=True)
 def test_a_run_that_fails_says_why_and_changes_nothing(corrected: Learner) -> None:
     run = corrected.verdict(corrected.request())

@@ -70,6 +70,7 @@ class Retraining:
         self.registry = Registry(settings)
         self.home = settings.data_dir / "training"
         self._reported = 0.0
+        self._snapshot: dataset.Snapshot | None = None
 
     def run(self) -> str:
         try:
@@ -100,6 +101,7 @@ class Retraining:
         if not found:
             raise NothingToLearn("there are no corrections to learn from yet")
         snapshot = dataset.freeze(found, Blobs(self.settings), self.home / "snapshots")
+        self._snapshot = snapshot
         self._note(
             data={
                 "snapshot": snapshot.hash,
@@ -111,6 +113,13 @@ class Retraining:
         )
         if not snapshot.train:
             raise NothingToLearn(f"all {snapshot.held_out} images are held out; correct more")
+        if snapshot.held_out < self.settings.gate_min_held_out:
+            # The gate could not promote what would come of it, and training may take hours.
+            raise NothingToLearn(
+                f"too little data: {snapshot.held_out} of {snapshot.train + snapshot.held_out} images are "
+                f"held out to measure on, {self.settings.gate_min_held_out} are needed; correct more images, "
+                "or lower GATE_MIN_HELD_OUT"
+            )
         corrections = read_samples(snapshot.folder, split="train")
         rehearsal = read_samples(self.settings.rehearsal_data or REHEARSAL)
         train = Rehearsed(corrections, rehearsal)
@@ -157,9 +166,7 @@ class Retraining:
         )
         if manifest.verdict["promote"]:
             self.registry.promote(self.project, adapter, f"training {self.number}: {verdict['why']}")
-        # What was deleted in Label Studio meanwhile must not live on here; the store has the images.
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
-        shutil.rmtree(snapshot.folder / "images", ignore_errors=True)
         return manifest
 
     def _dtype(self) -> str:
@@ -217,6 +224,9 @@ class Retraining:
             job.save_meta()
 
     def _end(self, state: str, error: str | None = None, **values: Any) -> None:
+        if self._snapshot is not None:
+            # What is deleted in Label Studio must not live on here; the store has the images.
+            shutil.rmtree(self._snapshot.folder / "images", ignore_errors=True)
         with self.database.session() as session:
             row = session.get_one(TrainingRun, self.number)
             training.finish(row, state, error)
