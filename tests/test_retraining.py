@@ -137,6 +137,23 @@ def test_a_killed_run_goes_on_where_it_was(corrected: Learner) -> None:
     assert again.state == "skipped" and "same corrections already" in (again.error or "")
 
 
+def runs(process: int) -> bool:
+    """Whether it is there and no zombie that nobody has reaped."""
+    found = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True)
+    return bool(found.stdout.strip()) and not found.stdout.strip().startswith("Z")
+
+
+@pytest.mark.parametrize("learner", [{"max_steps": 5000}], indirect=True)
+def test_no_training_outlives_its_learner(corrected: Learner) -> None:
+    number = corrected.request()
+    eventually(lambda: bool(corrected.run(number).step), "some steps", VERDICT_S)
+    child = corrected.child()
+    assert child is not None
+    corrected.process.kill()
+    corrected.process.wait()
+    eventually(lambda: not runs(child), "the training ends too", 10)
+
+
 def test_without_corrections_there_is_nothing_to_do(learner: Learner) -> None:
     run = learner.verdict(learner.request())
     assert run.state == "skipped" and "no corrections" in (run.error or "")

@@ -5,11 +5,14 @@ Memory comes back when a training ends, and one that is killed takes nobody alon
 
 from __future__ import annotations
 
+import ctypes
 import logging
+import signal
 import sys
 
 from redis.exceptions import RedisError
 from rq import Queue, Worker
+from rq.job import Job
 
 from worker import training
 from worker.queue import connect, connect_blocking
@@ -19,6 +22,9 @@ from worker.store import Database, DatabaseUnavailable
 
 log = logging.getLogger(__name__)
 
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: what the child gets when its parent dies
+_libc = ctypes.CDLL(None)
+
 
 class TrainingWorker(Worker):
     """RQ's forking worker; this process must never touch the GPU, or its children could not."""
@@ -26,6 +32,12 @@ class TrainingWorker(Worker):
     @property
     def dequeue_timeout(self) -> float:
         return 5.0
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        # A training must not outlive its learner: the next one begins it again, in the same folder.
+        if sys.platform == "linux":
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        super().main_work_horse(job, queue)
 
 
 def learn(settings: WorkerSettings) -> int:
