@@ -11,18 +11,17 @@ import sys
 from collections.abc import Sequence
 
 import uvicorn
-from pydantic import ValidationError
 from redis.exceptions import RedisError
 
-from backend.app import create_app
-from backend.collect import collector, known_projects
-from backend.collector_process import collect
-from backend.label_studio_api import LabelStudioUnavailable
+from backend.corrections.collector import collector, known_projects
+from backend.corrections.process import collect
+from backend.http.app import create_app
+from backend.label_studio.client import LabelStudioUnavailable
 from backend.settings import BackendSettings
 from label_config import ConfigError
+from worker.startup import EXIT_CANNOT_START, configure_logging, read_settings
 from worker.store import DatabaseUnavailable
 
-EXIT_CANNOT_START = 2
 # Prompts still waiting at a shutdown are answered by the next process when they are asked again.
 SHUTDOWN_S = 5
 
@@ -34,17 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("role", nargs="?", choices=("serve", "collect", "reconcile"), default="serve")
     parser.add_argument("--project", help="for `reconcile`: its number (default: all that are known)")
     asked = parser.parse_args(arguments)
-    try:
-        settings = BackendSettings.model_validate({})
-    except ValidationError as error:
-        for problem in error.errors():
-            message = problem["msg"].removeprefix("Value error, ")
-            print(f"{str(problem['loc'][0]).upper()}: {message}", file=sys.stderr)
-        return EXIT_CANNOT_START
-    logging.basicConfig(
-        level=settings.log_level, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("httpx").setLevel("WARNING")
+    settings = read_settings(BackendSettings)
+    configure_logging(settings.log_level)
     if asked.role != "serve":
         return _collect(settings) if asked.role == "collect" else _reconcile(asked.project)
     try:

@@ -12,9 +12,9 @@ from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
-from backend.predict import Predictor, PredictRequest
+from backend.prompts.predictor import Predictor, PredictRequest
 from backend.settings import BackendSettings
-from worker.queue import SegmentQueue
+from worker.jobs.queue import SegmentQueue
 from worker.store import Database
 
 

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 import numpy as np
 from label_studio_sdk.converter.brush import decode_rle, mask2rle
 
-from backend.brush_rle import decode, encode
+from backend.label_studio.brush_rle import decode, encode
 
 SIZES = ((640, 480), (1920, 1080), (4000, 3000))
 SPECKLE = 0.002

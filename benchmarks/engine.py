@@ -28,10 +28,10 @@ import torch
 from PIL import Image
 
 from pixellm_model import Request, Segmenter
-from pixellm_model.generate import key_mask
+from pixellm_model.engine.generate import key_mask
+from pixellm_model.engine.segmenter import MAX_NEW_TOKENS
 from pixellm_model.preprocess import mask_scores, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
-from pixellm_model.segmenter import MAX_NEW_TOKENS
 
 SAMPLES = Path(__file__).parents[1] / "demo" / "samples"
 PHOTO, OTHER_PHOTO = SAMPLES / "scene_table.jpg", SAMPLES / "scene_meadow.jpg"

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm_model import Segmentation, Segmenter
-from pixellm_model.scenes import SceneRenderer
+from pixellm_model.synthetic.scenes import SceneRenderer
 from recipes.pixellm_mini.evaluate import FIRST_SEED
 from recipes.pixellm_mini.names import chosen_names
 

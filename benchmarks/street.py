@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 
 from pixellm_model import Request, Segmentation, Segmenter
-from pixellm_model.finetune import FineTuneRecipe, fine_tune
+from pixellm_model.learning.finetune import FineTuneRecipe, fine_tune
 from pixellm_model.samples import PLACEHOLDER, Question, Sample
 
 

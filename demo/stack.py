@@ -18,8 +18,8 @@ from demo.console import DemoError, step
 from demo.environment import ROOT
 from demo.label_studio import START_TIMEOUT_S, LabelStudio
 from demo.services import Service, Services, choose_port
-from worker.queue import connect
-from worker.status import published
+from worker.jobs.queue import connect
+from worker.jobs.status import published
 
 BACKEND_SECRETS = {"BASIC_AUTH_USER", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"}
 REDIS_TIMEOUT_S = 30.0

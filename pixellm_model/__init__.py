@@ -8,8 +8,8 @@ from pixellm_model.errors import CheckpointError, PromptError
 from pixellm_model.request import Picture, Request
 
 if TYPE_CHECKING:
-    from pixellm_model.prefix_cache import PrefixCache
-    from pixellm_model.segmenter import Segmentation, Segmenter, Target
+    from pixellm_model.engine.prefix_cache import PrefixCache
+    from pixellm_model.engine.segmenter import Segmentation, Segmenter, Target
 
 __all__ = [
     "CheckpointError",
@@ -26,7 +26,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # torch and transformers take seconds to import; who only names an error need not wait for them.
     if name in __all__:
-        from pixellm_model import segmenter
+        from pixellm_model.engine import segmenter
 
         return getattr(segmenter, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
 def _segment(args: argparse.Namespace) -> None:
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    from pixellm_model.overlay import draw_overlay
-    from pixellm_model.segmenter import Segmenter
+    from pixellm_model.engine.segmenter import Segmenter
+    from pixellm_model.measuring.overlay import draw_overlay
 
     try:
         image = ImageOps.exif_transpose(Image.open(args.image)).convert("RGB")
@@ -115,7 +115,7 @@ def _as_json(result: object, size: tuple[int, int], version: str) -> dict[str, o
     import numpy as np
     from pycocotools import mask as coco
 
-    from pixellm_model.segmenter import Segmentation
+    from pixellm_model.engine.segmenter import Segmentation
 
     assert isinstance(result, Segmentation)
     targets = []
@@ -144,9 +144,9 @@ def _evaluate(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from pixellm_model.data import read_samples
-    from pixellm_model.evaluation import evaluate
-    from pixellm_model.report import Gallery, write_report
-    from pixellm_model.segmenter import Segmenter
+    from pixellm_model.engine.segmenter import Segmenter
+    from pixellm_model.measuring.evaluation import evaluate
+    from pixellm_model.measuring.report import Gallery, write_report
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype)
@@ -172,7 +172,7 @@ def _train(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from pixellm_model.data import read_samples
-    from pixellm_model.finetune import FineTuneRecipe, fine_tune
+    from pixellm_model.learning.finetune import FineTuneRecipe, fine_tune
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     for reason in samples.skipped[:5]:

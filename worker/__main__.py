@@ -8,13 +8,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from worker import commands
-from worker.jobs import Model
-from worker.learn import learn
-from worker.serve import EXIT_CANNOT_START, serve
+from worker.learning import commands
+from worker.learning.process import learn
+from worker.serving.model import Model
+from worker.serving.process import serve
 from worker.settings import WorkerSettings
+from worker.startup import read_settings
 
 COMMANDS = ("dataset", "versions", "train", "runs")
 
@@ -44,13 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--redis-url", help="REDIS_URL")
     flags = {name: value for name, value in vars(parser.parse_args(given)).items() if value is not None}
     role = flags.pop("role")
-    try:
-        settings = WorkerSettings(**flags)
-    except ValidationError as error:
-        for problem in error.errors():
-            message = problem["msg"].removeprefix("Value error, ")
-            print(f"{str(problem['loc'][0]).upper()}: {message}", file=sys.stderr)
-        return EXIT_CANNOT_START
+    settings = read_settings(WorkerSettings, **flags)
     return learn(settings) if role == "learn" else serve(settings, load_pixellm)
 
 

@@ -6,13 +6,23 @@ import base64
 import json
 import time
 from collections.abc import AsyncGenerator, Generator
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
-from worker.images import ImageError
-
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+
+
+class SiteError(Exception):
+    """Label Studio cannot be used as configured; the message says what to set.
+
+    Attributes:
+        kind: `reference` for an address that has no meaning here, `denied` for a refused token.
+    """
+
+    def __init__(self, message: str, kind: Literal["reference", "denied"]) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class LabelStudioSite:
@@ -29,7 +39,7 @@ class LabelStudioSite:
     def url_of(self, path: str) -> httpx.URL:
         """The address of a path as tasks hold it, with or without the site's own sub-path in front."""
         if self._base is None:
-            raise ImageError(f"{path[:80]} is a Label Studio path: set LABEL_STUDIO_URL.", "reference")
+            raise SiteError(f"{path[:80]} is a Label Studio path: set LABEL_STUDIO_URL.", "reference")
         prefix = self._base.path.rstrip("/")
         if prefix and path.startswith(prefix + "/"):
             path = path[len(prefix) :]
@@ -38,7 +48,7 @@ class LabelStudioSite:
     def cloud_url(self, uri: str, task: str | None) -> httpx.URL:
         """The address at which Label Studio hands out a cloud storage file (`s3://...`) of a task."""
         if task is None or not task.isascii() or not task.isdigit():
-            raise ImageError(
+            raise SiteError(
                 f"{uri[:80]} is in cloud storage, which needs the number of its Label Studio task.",
                 "reference",
             )
@@ -97,7 +107,7 @@ class _PersonalToken(httpx.Auth):
     def _renewed(self, response: httpx.Response) -> None:
         access = _json_object(response.content).get("access")
         if not response.is_success or not isinstance(access, str):
-            raise ImageError(
+            raise SiteError(
                 "Label Studio does not accept the personal access token in LABEL_STUDIO_API_KEY "
                 f"(HTTP {response.status_code}); create a new one under Account & Settings.",
                 "denied",

@@ -7,11 +7,11 @@ Formats and an example of each: docs/data.md. Imports without torch.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pixellm_model.data import coco, muse, reason_seg, refer
+from pixellm_model.data.json_file import load_json
 from pixellm_model.data.records import Asked, Record, SampleSet
 from pixellm_model.errors import DataError
 
@@ -68,14 +68,6 @@ def read_samples(
     if limit is not None and limit < len(records):
         records = [records[number * len(records) // limit] for number in range(limit)]
     return SampleSet(records, skipped)
-
-
-def load_json(path: Path) -> Any:
-    """Raises DataError when the file is not JSON."""
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path} is not JSON: {error}.") from None
 
 
 def _folder(path: Path, kind: str | None) -> tuple[str, Path]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from pixellm_model.data.json_file import load_json
 from pixellm_model.data.records import Asked, EncodedMask, Record, image_size, polygons
 from pixellm_model.errors import DataError
 from pixellm_model.samples import PLACEHOLDER
@@ -17,8 +18,6 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read(folder: Path, images: Path | None) -> tuple[list[Record], list[str]]:
-    from pixellm_model.data import load_json
-
     records, skipped = [], []
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else [folder]:
         try:

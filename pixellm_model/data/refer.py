@@ -11,6 +11,7 @@ import pickletools
 from pathlib import Path
 from typing import Any
 
+from pixellm_model.data.json_file import load_json
 from pixellm_model.data.records import Asked, Record, encoded_mask, image_size, inside
 from pixellm_model.errors import DataError
 from pixellm_model.samples import PLACEHOLDER
@@ -23,8 +24,6 @@ class _PlainUnpickler(pickle.Unpickler):
 
 def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Record], list[str]]:
     """Records of `path`, a refs file or the folder of one; each of an image's expressions is a question."""
-    from pixellm_model.data import load_json
-
     files = sorted(path.glob("refs*.p")) if path.is_dir() else [path]
     if len(files) != 1:
         names = ", ".join(file.name for file in files)

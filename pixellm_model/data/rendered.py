@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixellm_model.samples import Sample
-from pixellm_model.scenes import SceneRenderer
+from pixellm_model.synthetic.scenes import SceneRenderer
 
 HELD_OUT = 900_000_000  # numbers from here on are never trained on
 

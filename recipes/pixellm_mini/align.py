@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from pixellm_model import checkpoint
+from pixellm_model.learning.training import answer_states
 from pixellm_model.model import PixelLM
-from pixellm_model.nouns import Nouns
 from pixellm_model.preprocess import patch_mask
-from pixellm_model.questions import NAMED, listed
 from pixellm_model.samples import PLACEHOLDER
+from pixellm_model.synthetic.nouns import Nouns
+from pixellm_model.synthetic.questions import NAMED, listed
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import answer_states
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.draw import embeddings as answers_of

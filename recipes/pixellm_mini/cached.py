@@ -21,13 +21,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from pixellm_model import checkpoint
 from pixellm_model.config import PixelLMConfig
+from pixellm_model.learning.packing import PackedImage, branch_off, shrink_mask
 from pixellm_model.model import PixelLM
-from pixellm_model.nouns import Nouns
-from pixellm_model.packing import PackedImage, branch_off, shrink_mask
 from pixellm_model.preprocess import process_image
-from pixellm_model.questions import Questioner, Thing
 from pixellm_model.samples import PLACEHOLDER
-from pixellm_model.scenes import Picture, SceneRenderer
+from pixellm_model.synthetic.nouns import Nouns
+from pixellm_model.synthetic.questions import Questioner, Thing
+from pixellm_model.synthetic.scenes import Picture, SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from recipes.pixellm_mini.coco import CocoCrops, CocoPhotos
 from recipes.pixellm_mini.command import command

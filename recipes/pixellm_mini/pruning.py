@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from pixellm_model.questions import wordings
+from pixellm_model.synthetic.questions import wordings
 
 # Padding, beginning and end of a text: the only special tokens kept, with ids 0, 1 and 2 before and after.
 SPECIAL = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixellm_model.questions import Questioner
 from pixellm_model.samples import Sample
-from pixellm_model.scenes import SceneRenderer
+from pixellm_model.synthetic.questions import Questioner
+from pixellm_model.synthetic.scenes import SceneRenderer
 from recipes.pixellm_mini.names import chosen_names
-from worker.masks import to_rle
+from worker.jobs.masks import to_rle
 
 SIZE = 320
 # Questions about what a scene shows, and about what it does not: what is learned from corrections, nearly

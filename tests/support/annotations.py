@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from backend.brush_rle import encode
+from backend.label_studio.brush_rle import encode
 
 XML = """<View><TextArea name="prompt" toName="image" smart="true"/><Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="Cup"/><Label value="Book"/></BrushLabels>

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from pixellm_model.drafts import Draft
-from pixellm_model.generate import Question, encode_prefixes, split_prompt
+from pixellm_model.engine.drafts import Draft
+from pixellm_model.engine.generate import Question, encode_prefixes, split_prompt
 from pixellm_model.model import ImageFeatures, PixelLM
 
 

@@ -17,7 +17,7 @@ import httpx
 import uvicorn
 from starlette.applications import Starlette
 
-from backend.app import create_app
+from backend.http.app import create_app
 from backend.settings import BackendSettings
 from support.workers import data_url
 

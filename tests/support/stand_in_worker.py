@@ -21,11 +21,11 @@ from rq.executions import Execution
 from rq.job import Job
 
 from pixellm_model import Picture, PromptError, Request
-from worker.jobs import Model
-from worker.priority_queue import PriorityQueue
-from worker.serve import serve
+from worker.jobs.priority_queue import PriorityQueue
+from worker.serving.model import Model
+from worker.serving.process import serve
+from worker.serving.warm_worker import WarmWorker
 from worker.settings import WorkerSettings
-from worker.warm_worker import WarmWorker
 
 
 def die() -> None:

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from worker.contract import Priority, SegmentJob
-from worker.queue import JobState, SegmentQueue
+from worker.jobs.contract import Priority, SegmentJob
+from worker.jobs.queue import JobState, SegmentQueue
 from worker.settings import Settings
 
 SUPPORT = Path(__file__).parent

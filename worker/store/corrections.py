@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
-from worker.contract import SegmentJob, SegmentResult
+from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.store.blobs import Blobs
 from worker.store.tables import Correction, Proposal, now
 

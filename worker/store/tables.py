@@ -111,6 +111,7 @@ class TrainingRun(Base):
     version: Mapped[str | None] = mapped_column(String(200))
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     error: Mapped[str | None] = mapped_column(Text)
+    announced_at: Mapped[datetime | None] = mapped_column(Moment)  # a promotion, to Label Studio
     requested_at: Mapped[datetime] = mapped_column(Moment, default=now)
     started_at: Mapped[datetime | None] = mapped_column(Moment)
     finished_at: Mapped[datetime | None] = mapped_column(Moment)

@@ -1,0 +1,1 @@
+"""Serving HTTP to Label Studio: routes, login, limits, metrics."""

@@ -1,0 +1,1 @@
+"""Label Studio's own API and mask format."""

@@ -1,0 +1,1 @@
+"""From a prompt in Label Studio to masks: jobs out, regions back."""

@@ -1,0 +1,1 @@
+"""Inference: from prompts and images to masks."""

@@ -1,0 +1,1 @@
+"""Training: losses, packed batches, fine-tuned adapters."""

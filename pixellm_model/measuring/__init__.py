@@ -1,0 +1,1 @@
+"""Metrics, evaluation on data sets, reports."""

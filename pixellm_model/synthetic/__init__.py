@@ -1,0 +1,1 @@
+"""Rendered scenes with questions, answers and exact masks."""

@@ -1,0 +1,401 @@
+"""From webhooks to corrections, on SQLite and on PostgreSQL: nothing lost, nothing twice, nothing undone."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from redis import Redis
+from sqlalchemy import select
+
+from backend.corrections import collector as collect
+from backend.corrections.collector import Collector
+from backend.corrections.webhook_inbox import Inbox
+from backend.settings import BackendSettings
+from support.annotations import deletion, drawn, event, mask, picture
+from support.backend import running_backend
+from support.postgres import Postgres
+from worker.images.fetch import ImageFetcher
+from worker.jobs.contract import SegmentJob, SegmentResult, TargetResult
+from worker.jobs.masks import to_rle
+from worker.jobs.names import TRAINING_QUEUE
+from worker.jobs.queue import connect
+from worker.settings import WorkerSettings
+from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
+from worker.store.corrections import record_proposal
+from worker.store.tables import Base, Correction, Event, TrainingRun
+
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = Postgres(tmp_path_factory.mktemp("postgres"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """The URL of an empty database; SQLite's is in DATA_DIR."""
+    if request.param == "sqlite":
+        return ""
+    server: Postgres = request.getfixturevalue("postgres")
+    name = f"test_{abs(hash(request.node.nodeid))}"
+    return server.create(name)
+
+
+@pytest.fixture
+def collector(
+    database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Collector]:
+    made = make(tmp_path, redis_url, database_url)
+    monkeypatch.setattr(collect, "collector", lambda: made)
+    yield made
+    made.database.close()
+
+
+def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any) -> Collector:
+    chosen = BackendSettings(
+        redis_url=redis_url, data_dir=tmp_path / "data", database_url=database_url, **options
+    )
+    fetching = WorkerSettings(data_dir=tmp_path / "data")
+    database = Database(chosen)
+    database.migrate()
+    return Collector(
+        chosen, database, Blobs(chosen), ImageFetcher(fetching), connect(redis_url), fetching.max_image_pixels
+    )
+
+
+def inbox(collector: Collector, connection: Redis | None = None) -> Inbox:
+    return Inbox(
+        collector.database, connection or collector.connection, collector.settings.data_dir / "inbox"
+    )
+
+
+def send(collector: Collector, *bodies: dict[str, Any]) -> None:
+    for body in bodies:
+        inbox(collector).take(body["action"], str(body["project"]["id"]), json.dumps(body).encode())
+
+
+def digest_all(collector: Collector) -> None:
+    with collector.database.session() as session:
+        pending = session.scalars(select(Event.id).where(Event.state == "pending")).all()
+    for number in pending:
+        collect.process_event(number)
+
+
+def corrections(collector: Collector) -> dict[str, Correction]:
+    with collector.database.session() as session:
+        return {one.annotation: one for one in session.scalars(select(Correction))}
+
+
+def events(collector: Collector) -> list[Event]:
+    with collector.database.session() as session:
+        return list(session.scalars(select(Event).order_by(Event.id)))
+
+
+def test_the_tables_are_what_the_migrations_make(collector: Collector) -> None:
+    with collector.database._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_an_annotation_becomes_a_correction_with_its_image(collector: Collector) -> None:
+    send(collector, event(5, [drawn()]))
+    digest_all(collector)
+    (kept,) = corrections(collector).values()
+    assert (kept.status, kept.project, kept.task, kept.effort_s) == ("labelled", "1", "5", 4.5)
+    assert kept.turns[0]["prompt"] == "Segment the cup." and kept.image is not None
+    assert collector.blobs.get(kept.image).startswith(b"\x89PNG")
+    (row,) = events(collector)
+    assert row.state == "done" and row.body == ""
+
+
+def test_the_same_event_twice_changes_nothing(collector: Collector) -> None:
+    send(collector, event(5, [drawn()]), event(5, [drawn()]))
+    digest_all(collector)
+    assert len(events(collector)) == 1 and len(corrections(collector)) == 1
+    send(collector, event(5, [drawn()]))
+    assert [one.state for one in events(collector)] == ["done"]
+
+
+def test_the_same_event_from_many_at_once_is_kept_once(collector: Collector) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: send(collector, event(5, [drawn()])), range(40)))
+    assert len(events(collector)) == 1
+
+
+def test_an_older_event_that_comes_late_does_not_win(collector: Collector) -> None:
+    send(collector, event(5, [drawn(), drawn(9)], "ANNOTATION_UPDATED", version=2))
+    digest_all(collector)
+    send(collector, event(5, [drawn()]), event(5, [], "ANNOTATION_UPDATED", version=1))
+    digest_all(collector)
+    (kept,) = corrections(collector).values()
+    assert len(kept.turns[0]["targets"]) == 2 and kept.status == "labelled"
+
+
+def test_what_is_deleted_stays_deleted_and_its_image_goes(collector: Collector) -> None:
+    send(collector, event(5, [drawn()], image=picture(1)), event(6, [drawn()], image=picture(1)))
+    digest_all(collector)
+    image = corrections(collector)["5"].image
+    assert image is not None
+    send(collector, deletion(5))
+    digest_all(collector)
+    assert collector.blobs.get(image), "annotation 6 still needs it"
+    send(collector, deletion(6), event(5, [drawn(), drawn(8)], "ANNOTATION_UPDATED", version=9))
+    digest_all(collector)
+    assert {one.status for one in corrections(collector).values()} == {"deleted"}
+    with pytest.raises(FileNotFoundError):
+        collector.blobs.get(image)
+
+
+def test_a_deletion_that_overtakes_its_annotation_holds(collector: Collector) -> None:
+    send(collector, deletion(5))
+    send(collector, {"action": "TASKS_DELETED", "tasks": [{"id": 70}], "project": {"id": 1}})
+    digest_all(collector)
+    send(collector, event(5, [drawn()]), event(6, [drawn()], task=70))
+    digest_all(collector)
+    assert {one.status for one in corrections(collector).values()} == {"deleted"}
+    assert "6" not in corrections(collector)
+
+
+def test_a_deleted_task_takes_its_annotations_along(collector: Collector) -> None:
+    send(collector, event(5, [drawn()], task=70), event(6, [drawn(4)], task=70), event(7, [drawn()]))
+    digest_all(collector)
+    send(collector, {"action": "TASKS_DELETED", "tasks": [{"id": 70}], "project": {"id": 1}})
+    digest_all(collector)
+    found = corrections(collector)
+    assert [found[n].status for n in ("5", "6", "7")] == ["deleted", "deleted", "labelled"]
+    assert dataset.statistics(collector.database, "1")["images"] in ({"train": 1}, {"held_out": 1})
+
+
+def test_skipped_and_empty_annotations_teach_no_masks(collector: Collector) -> None:
+    send(collector, event(5, [drawn()], was_cancelled=True), event(6, []))
+    digest_all(collector)
+    found = corrections(collector)
+    assert (found["5"].status, found["5"].turns, found["5"].image) == ("skipped", [], None)
+    assert (found["6"].status, found["6"].turns) == ("empty", [])
+
+
+def proposal(job: SegmentJob) -> SegmentResult:
+    rle = to_rle(mask(4))
+    return SegmentResult(
+        job_id=job.job_id,
+        answer="cup is [1].",
+        targets=(TargetResult(phrase="cup", score=0.5, box=(4, 3, 9, 9), mask=rle),),
+        width=16,
+        height=12,
+        model_version="base-1+abcd",
+    )
+
+
+def test_an_empty_annotation_rejects_what_was_proposed(collector: Collector) -> None:
+    job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
+    with collector.database.session() as session:
+        record_proposal(session, job, proposal(job))
+        record_proposal(session, job, proposal(job))
+    send(collector, event(6, []))
+    digest_all(collector)
+    kept = corrections(collector)["6"]
+    assert kept.turns[0]["answer"] == "There is no cup in this image." and kept.image
+    assert kept.model_version == "base-1+abcd"
+    assert [outcome["kind"] for outcome in kept.outcomes] == ["rejected"]
+
+
+def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) -> None:
+    body = event(5, [drawn()], image="http://127.0.0.1:1/gone.png")
+    collector.fetcher = ImageFetcher(WorkerSettings(fetch_allow_hosts="127.0.0.1"))
+    send(collector, body)
+    digest_all(collector)
+    (row,) = events(collector)
+    assert row.state == "pending" and row.attempts == 1 and "127.0.0.1" in (row.reason or "")
+    assert row.body, "nothing is lost meanwhile"
+    for _ in range(collect.MOST_ATTEMPTS):
+        digest_all(collector)
+    (row,) = events(collector)
+    assert row.state == "failed"
+    assert dataset.statistics(collector.database, "1")["events_failed"] == {row.reason: 1}
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (event(5, [drawn()], image=picture(1)[:60]), "base64"),
+        (event(5, [{**drawn(), "original_width": 17}]), "check original_width|holds"),
+        (event(5, ["nonsense", {**drawn(), "value": 3}]), "no value"),
+        ({**event(5, [drawn()]), "project": {"id": 1}}, "no label_config"),
+        ({**event(5, [drawn()]), "annotation": {"id": 5, "task": 5}}, "not what Label Studio sends"),
+        ({**event(5, [drawn()]), "project": {"id": 1, "label_config": "<View/>"}}, "BrushLabels"),
+    ],
+)
+def test_what_is_not_understood_is_kept_and_said(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], words: str
+) -> None:
+    collector = make(tmp_path, redis_url)
+    monkeypatch.setattr(collect, "collector", lambda: collector)
+    send(collector, body, event(6, [drawn()]))
+    digest_all(collector)
+    first, second = events(collector)
+    assert first.state == "failed" and first.body
+    assert re.search(words, first.reason or ""), first.reason
+    assert second.state == "done"
+
+
+def test_while_the_database_is_away_events_wait_in_files(collector: Collector, tmp_path: Path) -> None:
+    away = Database(BackendSettings(database_url="postgresql://127.0.0.1:1/nothing"))
+    with pytest.raises(DatabaseUnavailable, match="DATABASE_URL"):
+        away.migrate()
+    box = inbox(collector)
+    box._database = away
+    bodies = [event(number, [drawn()]) for number in (5, 6)]
+    for body in bodies:
+        box.take(body["action"], "1", json.dumps(body).encode())
+    assert events(collector) == []
+    collect.requeue_overdue()
+    assert len(events(collector)) == 2
+    send(collector, event(7, [drawn()]))
+    digest_all(collector)
+    assert sorted(corrections(collector)) == ["5", "6", "7"]
+    assert not list((tmp_path / "data" / "inbox").iterdir())
+
+
+def test_without_redis_events_are_kept_and_found_by_the_sweep(collector: Collector) -> None:
+    body = event(5, [drawn()])
+    inbox(collector, connect(NOWHERE)).take(body["action"], "1", json.dumps(body).encode())
+    start = {"action": "START_TRAINING", "project": {"id": 1}}
+    inbox(collector, connect(NOWHERE)).take("START_TRAINING", "1", json.dumps(start).encode())
+    assert len(events(collector)) == 2
+    with collector.database.session() as session:
+        for row in session.scalars(select(Event)):
+            row.due_at = row.due_at.replace(year=2020)
+        (run,) = session.scalars(select(TrainingRun))
+        assert run.state == "requested"
+    collect.requeue_overdue()
+    assert collector.connection.llen("rq:queue:pixellm-corrections") == 2
+    assert collector.connection.llen(f"rq:queue:{TRAINING_QUEUE}") == 1
+
+
+def test_trainings_coalesce(collector: Collector) -> None:
+    start = {"action": "START_TRAINING", "project": {"id": 1}}
+    send(collector, start, start, start)
+    with collector.database.session() as session:
+        (run,) = session.scalars(select(TrainingRun))
+        run.state = "running"
+    send(collector, start, start)
+    with collector.database.session() as session:
+        states = [run.state for run in session.scalars(select(TrainingRun).order_by(TrainingRun.id))]
+    assert states == ["running", "requested"], "what came since the first began is for one more"
+    assert runs.request(collector.database, collector.connection, "2", "other") == 3
+
+
+def test_enough_corrections_ask_for_a_training(collector: Collector) -> None:
+    collector.settings = collector.settings.model_copy(update={"retrain_every": 3})
+    send(collector, *(event(number, [drawn()]) for number in (1, 2)), event(9, [], was_cancelled=True))
+    digest_all(collector)
+    with collector.database.session() as session:
+        assert session.scalars(select(TrainingRun)).all() == []
+    send(collector, *(event(number, [drawn()]) for number in (3, 4)))
+    digest_all(collector)
+    with collector.database.session() as session:
+        (run,) = session.scalars(select(TrainingRun))
+        assert run.reason == "3 new corrections"
+
+
+def test_snapshots_are_the_same_for_the_same_corrections(collector: Collector, tmp_path: Path) -> None:
+    send(collector, *(event(number, [drawn()]) for number in range(1, 12)))
+    digest_all(collector)
+    found = dataset.corrections_of(collector.database, "1")
+    one = dataset.freeze(found, collector.blobs, tmp_path / "one")
+    other = dataset.freeze(found, collector.blobs, tmp_path / "other")
+    assert replace(one, folder=other.folder) == other and one.train + one.held_out == 11
+    splits = {one["file_name"]: one["split"] for one in json.loads((one.folder / "dataset.json").read_text())}
+    send(collector, deletion(3), event(20, [drawn()]))
+    digest_all(collector)
+    later = dataset.freeze(
+        dataset.corrections_of(collector.database, "1"), collector.blobs, tmp_path / "later"
+    )
+    assert later.hash != one.hash
+    for record in json.loads((later.folder / "dataset.json").read_text()):
+        assert record["split"] == splits.get(record["file_name"], record["split"]), "no image ever moves"
+        assert record["id"] != "3-3"
+
+
+def test_exports_are_read_by_the_readers(collector: Collector, tmp_path: Path) -> None:
+    from pixellm_model.data import read_samples
+
+    send(collector, event(1, [drawn(), drawn(9, "Book")]), event(2, [drawn()]))
+    digest_all(collector)
+    found = dataset.corrections_of(collector.database, "1")
+    dataset.export_muse(found, collector.blobs, tmp_path / "muse")
+    dataset.export_coco(found, collector.blobs, tmp_path / "coco")
+    muse = read_samples(tmp_path / "muse")
+    assert [q.text for q in muse[0].questions] == ["Segment the cup.", "Segment the book."]
+    (truth,) = muse[0].questions[0].masks
+    assert (truth == mask(2)).all()
+    coco = read_samples(tmp_path / "coco", kind="coco")
+    assert len(coco) == 2 and not coco.skipped
+
+
+ACTIONS = st.lists(
+    st.tuples(st.sampled_from(["create", "update", "empty", "skip", "delete"]), st.integers(1, 3)),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(ACTIONS, st.randoms(use_true_random=False))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_order_and_any_repetition_end_the_same(
+    redis_server: str, tmp_path_factory: pytest.TempPathFactory, actions: Any, random: Any
+) -> None:
+    """The last word on each annotation is what is kept, however its events came."""
+    bodies, truth = [], {}
+    for version, (action, annotation) in enumerate(actions, start=1):
+        if truth.get(annotation) == "deleted":
+            continue
+        result = [] if action == "empty" else [drawn(2 + version % 9)]
+        body = event(annotation, result, version=version, was_cancelled=action == "skip")
+        bodies.append(deletion(annotation) if action == "delete" else body)
+        status = {"empty": "empty", "skip": "skipped", "delete": "deleted"}.get(action, "labelled")
+        truth[annotation] = status
+    bodies += random.choices(bodies, k=len(bodies))
+    random.shuffle(bodies)
+    collector = make(tmp_path_factory.mktemp("order"), redis_server)
+    original, collect.collector = collect.collector, lambda: collector  # type: ignore[assignment]
+    try:
+        for body in bodies:
+            send(collector, body)
+            if random.random() < 0.5:
+                digest_all(collector)
+        digest_all(collector)
+    finally:
+        collect.collector = original
+    found = {int(one.annotation): one.status for one in corrections(collector).values()}
+    assert found == truth
+
+
+def test_the_webhook_route_keeps_events(redis_url: str, tmp_path: Path) -> None:
+    with running_backend(redis_url, data_dir=tmp_path, webhook_secret="s3cret") as client:
+        body = event(5, [drawn()])
+        assert client.post("/webhook", json=body).status_code == 401
+        header = {"X-Webhook-Secret": "s3cret"}
+        for _ in range(2):
+            answer = client.post("/webhook", json=body, headers=header)
+            assert answer.json() == {"status": "ok"}
+        other = client.post("/webhook", json={"action": "LABEL_LINK_CREATED"}, headers=header)
+        assert other.status_code == 200
+        assert client.post("/webhook", content=b"{", headers=header).status_code == 400
+    database = Database(BackendSettings(data_dir=tmp_path))
+    with database.session() as session:
+        (row,) = session.scalars(select(Event))
+        assert (row.action, row.project, json.loads(row.body)) == ("ANNOTATION_CREATED", "1", body)

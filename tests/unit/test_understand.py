@@ -1,0 +1,247 @@
+"""What an annotator did, told from annotations as Label Studio sends them."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from backend.corrections.compare import NotUnderstood, Proposed, Region, Target, compare, read_regions, turns
+from backend.corrections.strokes import paint
+from backend.label_studio.brush_rle import encode
+from backend.prompts.regions import region_id
+from label_config import read_config
+from worker.jobs.contract import CocoRLE
+from worker.jobs.masks import from_rle
+
+WEBHOOKS = Path(__file__).parents[1] / "data" / "webhooks"
+XML = """<View><Image name="image" value="$image"/>
+  <BrushLabels name="mask" toName="image"><Label value="Cup"/><Label value="Book"/></BrushLabels></View>"""
+CONFIG = read_config(XML)
+
+
+def event(name: str) -> dict[str, Any]:
+    return json.loads((WEBHOOKS / f"{name}.json").read_text())
+
+
+def block(left: int, width: int = 4, shape: tuple[int, int] = (12, 24)) -> np.ndarray:
+    mask = np.zeros(shape, bool)
+    mask[2:8, left : left + width] = True
+    return mask
+
+
+PROPOSED = Proposed(
+    "seg-1",
+    "the cup and the book",
+    "cup is [1] and book is [2].",
+    (Target("cup", block(1), 0.9), Target("book", block(10), 0.8)),
+    history=(("everything", "cup is [1]."),),
+    model_version="base-1",
+)
+
+
+def region(
+    mask: np.ndarray, label: str | None = "Cup", origin: str = "prediction", index: int | None = 0
+) -> dict[str, Any]:
+    """A region as it is submitted: ours when it has an index."""
+    height, width = mask.shape
+    ours = {"job": "seg-1", "target": index, "prompt": PROPOSED.prompt, "label": ["Cup", "Book"][index or 0]}
+    return {
+        "id": region_id("seg-1", index) if index is not None else "drawn",
+        "from_name": "mask",
+        "to_name": "image",
+        "type": "brushlabels",
+        "original_width": width,
+        "original_height": height,
+        "image_rotation": 0,
+        "value": {"format": "rle", "rle": encode(mask), "brushlabels": [label] if label else []},
+        "origin": origin,
+        **({"meta": {"text": ["x"], "pixellm": ours}} if index is not None else {}),
+    }
+
+
+def understood(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
+    outcomes = compare(read_regions(items, CONFIG), [PROPOSED], CONFIG, empty)
+    return outcomes, turns(outcomes, [PROPOSED])
+
+
+def test_what_is_accepted_keeps_the_models_words_and_history() -> None:
+    outcomes, (turn,) = understood(region(block(1)), region(block(10), "Book", index=1))
+    assert [outcome.kind for outcome in outcomes] == ["accepted", "accepted"]
+    assert turn["answer"] == "cup is {seg} and book is {seg}."
+    assert turn["history"] == [["everything", "cup is [1]."]]
+    assert [target["label"] for target in turn["targets"]] == ["Cup", "Book"]
+    assert (from_rle(CocoRLE.model_validate(turn["targets"][0]["mask"])) == block(1)).all()
+
+
+def test_an_edited_mask_is_the_truth_and_says_how_far_it_was_off() -> None:
+    outcomes, (turn,) = understood(
+        region(block(3), origin="prediction-changed"), region(block(10), "Book", index=1)
+    )
+    assert outcomes[0].kind == "edited" and outcomes[0].iou == pytest.approx(2 / 6)
+    assert (from_rle(CocoRLE.model_validate(turn["targets"][0]["mask"])) == block(3)).all()
+
+
+def test_a_label_that_label_studio_overwrote_is_told_from_a_deliberate_one() -> None:
+    """On accept every region gets the label that is active: origin is still "prediction"."""
+    outcomes, _ = understood(region(block(1), "Book"), region(block(10), "Book", index=1))
+    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
+    outcomes, (turn,) = understood(
+        region(block(1), "Book", "prediction-changed"), region(block(10), "Book", index=1)
+    )
+    assert [(o.kind, o.label) for o in outcomes] == [("relabelled", "Book"), ("accepted", "Book")]
+    assert turn["answer"] is None and [t["phrase"] for t in turn["targets"]] == ["book", "book"]
+
+
+def test_what_was_deleted_is_rejected_and_what_was_drawn_for_it_replaces_it() -> None:
+    outcomes, (turn,) = understood(region(block(1)))
+    assert [(o.kind, o.phrase) for o in outcomes] == [("accepted", "cup"), ("rejected", "book")]
+    assert len(turn["targets"]) == 1 and turn["answer"] is None
+    drawn = region(block(12), "Book", "manual", None)
+    outcomes, (turn,) = understood(region(block(1)), drawn)
+    assert [o.kind for o in outcomes] == ["accepted", "redrawn"]
+    assert [t["phrase"] for t in turn["targets"]] == ["cup", "book"]
+
+
+def test_all_rejected_is_an_answer_too() -> None:
+    outcomes, (turn,) = understood(empty=True)
+    assert {o.kind for o in outcomes} == {"rejected"}
+    assert turn["targets"] == [] and turn["answer"] == "There is no cup and book in this image."
+
+
+def test_a_prompt_whose_masks_were_never_taken_says_nothing() -> None:
+    outcomes, said = understood(region(block(18), None, "manual", None))
+    assert [o.kind for o in outcomes] == ["added"] and said == []
+
+
+def test_a_mask_drawn_without_a_prompt_is_asked_for_by_its_label() -> None:
+    second = region(block(18), "Cup", "manual", None)
+    outcomes, said = understood(region(block(1)), region(block(10), "Book", index=1), second)
+    assert outcomes[-1].kind == "added"
+    assert [turn["prompt"] for turn in said] == [PROPOSED.prompt, "Segment the cup."]
+    assert len(said[1]["targets"]) == 2, "all cups, the accepted one included"
+
+
+def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
+    denied = Proposed("seg-2", "Segment the red cups.", "There is no cup in this image.", ())
+    by_hand = read_regions([region(block(1), origin="manual", index=None)], CONFIG)
+    outcomes = compare(by_hand, [denied], CONFIG)
+    assert [(o.kind, o.prompt, o.phrase) for o in outcomes] == [("added", denied.prompt, "cups")]
+    asked, named = turns(outcomes, [denied])
+    assert asked["prompt"] == denied.prompt and asked["answer"] is None
+    assert [target["phrase"] for target in asked["targets"]] == ["cups"]
+    assert named["prompt"] == "Segment the cup."
+
+    # The newest prompt that asked for it, and only one that did.
+    later = Proposed("seg-3", "the cup", "There is no cup in this image.", ())
+    other = Proposed("seg-4", "the book beside the cup", "There is no book in this image.", ())
+    assert [o.job for o in compare(by_hand, [denied, later, other], CONFIG)] == ["seg-3"]
+
+
+def test_half_an_answer_is_completed_by_hand() -> None:
+    half = Proposed(
+        "seg-1", PROPOSED.prompt, "cup is [1]. There is no book in this image.", (Target("cup", block(1)),)
+    )
+    regions = read_regions([region(block(1)), region(block(12), "Book", "manual", None)], CONFIG)
+    outcomes = compare(regions, [half], CONFIG)
+    assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", half.prompt), ("added", half.prompt)]
+    first, _ = turns(outcomes, [half])
+    assert first["answer"] is None and [t["phrase"] for t in first["targets"]] == ["cup", "book"]
+
+
+def test_regions_are_known_by_id_where_meta_is_gone() -> None:
+    item = region(block(1), "Book")
+    del item["meta"]
+    outcomes, _ = understood(item, region(block(10), "Book", index=1))
+    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
+
+
+def test_an_unknown_proposal_still_gives_prompt_and_label() -> None:
+    outcomes = compare(read_regions([region(block(1), "Book")], CONFIG), [], CONFIG)
+    (turn,) = turns(outcomes, [])
+    assert outcomes[0].iou is None and outcomes[0].label == "Cup"
+    assert turn["prompt"] == PROPOSED.prompt and turn["targets"][0]["phrase"] == "cup"
+
+
+@pytest.mark.parametrize(
+    ("name", "labels"),
+    [
+        ("annotation_created_from_suggestions", ["Circle", "Square"]),
+        ("annotation_created_from_prediction_erased", ["Circle", "Square"]),
+        ("annotation_updated_manual_added", ["Circle", "Square", "Triangle"]),
+        ("annotation_created_bitmask", ["Circle", "Square"]),
+        ("annotation_created_skipped", []),
+        ("annotation_created_empty", []),
+    ],
+)
+def test_recorded_annotations_are_read(name: str, labels: list[str]) -> None:
+    body = event(name)
+    if name == "annotation_created_empty":
+        assert body["annotation"]["result"] == []
+        return
+    config = read_config(body["project"]["label_config"])
+    regions = read_regions(body["annotation"]["result"], config)
+    assert [one.label for one in regions] == labels
+    assert all(one.mask.shape == (480, 640) and one.mask.any() for one in regions)
+
+
+def test_a_drafts_strokes_are_merged() -> None:
+    draft = event("draft_with_touches")
+    config = read_config(XML.replace('"mask"', '"brush"').replace("Cup", "Circle").replace("Book", "Square"))
+    with_strokes, _ = read_regions(draft["result"], config)
+    for item in draft["result"]:
+        item["value"].pop("touches", None)
+    without, _ = read_regions(draft["result"], config)
+    gone = without.mask & ~with_strokes.mask
+    assert 100 < gone.sum() < without.mask.sum() and not (with_strokes.mask & ~without.mask).any()
+    rows = np.flatnonzero(gone.any(1))
+    assert abs(rows.mean() - 0.3007 * 480) < 4, "where the eraser went"
+
+
+@given(arrays(bool, (20, 30)), st.floats(0, 100), st.floats(0, 100), st.floats(0, 20))
+@settings(max_examples=50)
+def test_a_stroke_only_adds_or_only_takes_away(mask: np.ndarray, x: float, y: float, width: float) -> None:
+    touch = {"type": "add", "relativePoints": [x, y, y, x], "relativeStrokeWidth": width}
+    added = paint(mask, [touch])
+    assert (added >= mask).all()
+    erased = paint(mask, [touch | {"type": "eraser"}])
+    assert (erased <= mask).all()
+    assert not (erased & (added & ~mask)).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"value": {"rle": [1, 2, 3], "brushlabels": ["Cup"]}}, "fewer than its header"),
+        ({"value": {"brushlabels": ["Cup"]}}, "holds no mask"),
+        ({"value": None}, "no value"),
+        ({"original_width": None}, "how large"),
+        ({"original_width": 10**9}, "how large"),
+        ({"image_rotation": 90}, "rotated"),
+        ({"value": {"rle": encode(block(1)), "touches": [{"relativePoints": [1]}]}}, "no points"),
+    ],
+)
+def test_what_cannot_be_read_is_said(change: dict[str, Any], words: str) -> None:
+    with pytest.raises(NotUnderstood, match=words):
+        read_regions([region(block(1)) | change], CONFIG)
+
+
+def test_masks_of_different_images_are_refused() -> None:
+    other = region(block(1, shape=(10, 24)), index=1)
+    with pytest.raises(NotUnderstood, match="different sizes"):
+        read_regions([region(block(1)), other], CONFIG)
+
+
+def test_nothing_is_changed_in_place() -> None:
+    items = [region(block(1))]
+    before = copy.deepcopy(items)
+    compare(read_regions(items, CONFIG), [PROPOSED], CONFIG)
+    assert items == before
+    assert Region(None, block(1)).origin == "manual"

@@ -1,0 +1,1 @@
+"""From an untrusted image reference to an RGB picture. No torch."""

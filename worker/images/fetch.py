@@ -1,0 +1,179 @@
+"""The one way images come in: a task's image reference to an RGB picture.
+
+The reference is untrusted. Only http(s) is spoken, every hop of a redirect is checked, the connection goes
+to the address that was checked, and size and time are capped while the bytes arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from urllib.parse import unquote_to_bytes
+
+import httpx
+from PIL import Image
+
+from worker.images.addresses import public_addresses
+from worker.images.decode import ImageError, decode
+from worker.label_studio import CLOUD_SCHEMES, LabelStudioSite, SiteError
+from worker.settings import WorkerSettings
+
+MAX_REDIRECTS = 5
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class ImageFetcher:
+    """Loads images from http(s) and `data:` URLs, Label Studio paths and its cloud storages."""
+
+    def __init__(self, settings: WorkerSettings) -> None:
+        self._label_studio = LabelStudioSite(settings.label_studio_url, settings.label_studio_api_key)
+        self._allowed_hosts = {host.strip().lower() for host in settings.fetch_allow_hosts.split(",")} - {""}
+        self._max_bytes = settings.max_image_bytes
+        self._max_pixels = settings.max_image_pixels
+        self._timeout_s = settings.fetch_timeout_s
+        self._tls = httpx.create_ssl_context()
+
+    def load(self, reference: str, task: str | None = None) -> Image.Image:
+        """The picture behind `reference`, mode RGB, upright; `task` is its Label Studio task, if any.
+
+        Raises ImageError.
+        """
+        return decode(self.read(reference, task), self._max_pixels)
+
+    def read(self, reference: str, task: str | None = None) -> bytes:
+        """The file behind `reference`, at most `max_image_bytes` of it. Raises ImageError."""
+        if reference[:5].lower() == "data:":
+            return self._read_data_url(reference)
+        url = self._url(reference, task)
+        try:
+            # An event loop, because there one time limit covers look-ups, redirects and dripping servers.
+            return asyncio.run(asyncio.wait_for(self._download(url), self._timeout_s))
+        except SiteError as error:
+            raise ImageError(str(error), error.kind) from None
+        except TimeoutError:
+            raise ImageError(
+                f"{_shown(url)} did not deliver the image within {self._timeout_s:g} s (FETCH_TIMEOUT_S).",
+                "timeout",
+            ) from None
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            raise ImageError(
+                f"{_shown(url)} cannot be fetched: {error or type(error).__name__}.", "unreachable"
+            ) from error
+
+    def _url(self, reference: str, task: str | None) -> httpx.URL:
+        try:
+            if reference.startswith("/"):
+                return self._label_studio.url_of(reference)
+            if reference.partition("://")[0].lower() in CLOUD_SCHEMES:
+                return self._label_studio.cloud_url(reference, task)
+            return _http_url(reference)
+        except SiteError as error:
+            raise ImageError(str(error), error.kind) from None
+        except httpx.InvalidURL:
+            raise ImageError(f"The image reference {reference[:80]!r} is not a URL.", "reference") from None
+
+    async def _download(self, url: httpx.URL) -> bytes:
+        # A client per image: no cookies, no connection that was verified for another host.
+        async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=None) as client:
+            for _ in range(MAX_REDIRECTS + 1):
+                response = await self._get(client, url)
+                try:
+                    if not response.has_redirect_location:
+                        self._check_status(response, url)
+                        return await self._body(response)
+                    url = _http_url(str(url.join(response.headers["Location"])))
+                finally:
+                    await response.aclose()
+        raise ImageError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times.", "unreachable")
+
+    async def _get(self, client: httpx.AsyncClient, url: httpx.URL) -> httpx.Response:
+        """Returns once the headers are there; the body is still to be read."""
+        # Label Studio answers 406 to a request that accepts images only.
+        headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "pixellm-assist"}
+        if self._label_studio.owns(url):
+            request = client.build_request("GET", url, headers=headers)
+            return await client.send(request, stream=True, auth=self._label_studio.auth)
+        if self._is_allowed(url):
+            return await client.send(client.build_request("GET", url, headers=headers), stream=True)
+        headers["Host"] = url.netloc.decode("ascii")
+        last_error: httpx.ConnectError | None = None
+        for address in await public_addresses(url.host, url.port or DEFAULT_PORTS[url.scheme]):
+            request = client.build_request(
+                "GET",
+                url.copy_with(host=address),
+                headers=headers,
+                extensions={"sni_hostname": url.raw_host.decode("ascii")},
+            )
+            try:
+                return await client.send(request, stream=True)
+            except httpx.ConnectError as error:
+                last_error = error
+        assert last_error is not None, "a host that resolves has an address"
+        raise last_error
+
+    def _is_allowed(self, url: httpx.URL) -> bool:
+        port = url.port or DEFAULT_PORTS[url.scheme]
+        return not self._allowed_hosts.isdisjoint({url.host, f"{url.host}:{port}"})
+
+    def _check_status(self, response: httpx.Response, url: httpx.URL) -> None:
+        status = response.status_code
+        if response.is_success:
+            return
+        if status == httpx.codes.NOT_FOUND:
+            raise ImageError(f"There is no image at {_shown(url)} (HTTP 404).", "not_found")
+        if status not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+            raise ImageError(f"{_shown(url)} answered HTTP {status} instead of an image.", "unreachable")
+        if not self._label_studio.owns(url):
+            mend = "if this is Label Studio, LABEL_STUDIO_URL must be exactly its address"
+        elif self._label_studio.auth is None:
+            mend = "set LABEL_STUDIO_API_KEY"
+        else:
+            mend = "LABEL_STUDIO_API_KEY is not valid there or may not see this project"
+        raise ImageError(f"Access to {_shown(url)} was refused (HTTP {status}): {mend}.", "denied")
+
+    async def _body(self, response: httpx.Response) -> bytes:
+        announced = response.headers.get("Content-Length", "")
+        if announced.isdigit() and int(announced) > self._max_bytes:
+            raise self._too_large()
+        body = bytearray()
+        async for chunk in response.aiter_bytes():
+            body += chunk
+            if len(body) > self._max_bytes:
+                raise self._too_large()
+        return bytes(body)
+
+    def _read_data_url(self, reference: str) -> bytes:
+        head, comma, payload = reference.partition(",")
+        if not comma:
+            raise ImageError("The data: URL has no comma before its data.", "reference")
+        is_base64 = head.lower().endswith(";base64")
+        if len(payload) > (self._max_bytes * 4 // 3 + 4 if is_base64 else self._max_bytes * 3):
+            raise self._too_large()
+        data = unquote_to_bytes(payload)
+        if is_base64:
+            try:
+                data = base64.b64decode(b"".join(data.split()), validate=True)
+            except ValueError:
+                raise ImageError("The data: URL is not valid base64.", "reference") from None
+        if len(data) > self._max_bytes:
+            raise self._too_large()
+        return data
+
+    def _too_large(self) -> ImageError:
+        limit = f"{self._max_bytes / 2**20:g} MiB"
+        return ImageError(f"The image file is larger than {limit} (MAX_IMAGE_BYTES).", "too_large")
+
+
+def _http_url(text: str) -> httpx.URL:
+    url = httpx.URL(text)
+    if url.scheme not in DEFAULT_PORTS or not url.host:
+        raise ImageError(
+            f"Images come from http(s) or data: URLs and Label Studio paths, not from {text[:80]!r}.",
+            "reference",
+        )
+    return url
+
+
+def _shown(url: httpx.URL) -> str:
+    """The URL for a message: query and user info may hold secrets and stay out."""
+    return str(url.copy_with(userinfo=b"", query=None, fragment=None))[:120]

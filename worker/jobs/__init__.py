@@ -1,0 +1,1 @@
+"""Jobs between backend and worker: contract, queue, masks, worker status. No torch."""

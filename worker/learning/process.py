@@ -1,0 +1,67 @@
+"""`python -m worker learn`: does the trainings that are asked for, each in a process of its own.
+
+Memory comes back when a training ends, and one that is killed takes nobody along.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import signal
+import sys
+
+from redis.exceptions import RedisError
+from rq import Queue, Worker
+from rq.job import Job
+
+from worker.jobs.names import TRAINING_QUEUE
+from worker.jobs.queue import connect, connect_blocking
+from worker.settings import WorkerSettings
+from worker.startup import EXIT_CANNOT_START, configure_logging
+from worker.store import Database, DatabaseUnavailable, runs
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: what the child gets when its parent dies
+_libc = ctypes.CDLL(None)
+
+
+class TrainingWorker(Worker):
+    """RQ's forking worker; this process must never touch the GPU, or its children could not."""
+
+    @property
+    def dequeue_timeout(self) -> float:
+        return 5.0
+
+    def main_work_horse(self, job: Job, queue: Queue) -> None:
+        # A training must not outlive its learner: the next one begins it again, in the same folder.
+        if sys.platform == "linux":
+            _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        super().main_work_horse(job, queue)
+
+
+def learn(settings: WorkerSettings) -> int:
+    """Works until told to stop; returns the process's exit code."""
+    configure_logging(settings.log_level)
+    try:
+        with connect(settings.redis_url) as redis:
+            redis.ping()
+            database = Database(settings)
+            database.migrate()
+            runs.requeue(database, redis)
+            database.close()
+    except (RedisError, ValueError) as error:
+        log.error("Redis (REDIS_URL) cannot be used: %s", error)
+        return EXIT_CANNOT_START
+    except DatabaseUnavailable as error:
+        log.error("%s", error)
+        return EXIT_CANNOT_START
+    connection = connect_blocking(settings.redis_url)
+    queue = Queue(TRAINING_QUEUE, connection=connection, serializer="json")
+    worker = TrainingWorker(
+        [queue], connection=connection, serializer="json", job_monitoring_interval=5, maintenance_interval=10
+    )
+    worker.log_result_lifespan = False
+    log.info("waiting for trainings")
+    worker.work(logging_level="WARNING")
+    return 0

@@ -1,0 +1,1 @@
+"""The segmentation worker: a warm model that answers jobs."""

@@ -1,0 +1,15 @@
+"""When Label Studio was told of a promoted version."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from worker.store.tables import Moment
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    op.add_column("training_runs", sa.Column("announced_at", Moment()))
+    # What was promoted before this migration was announced at once.
+    op.execute("UPDATE training_runs SET announced_at = finished_at WHERE state = 'promoted'")
