@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 WAIT_S = 600.0
 REST_S = 5.0
-RETRY_AFTER_S = (2.0, 10.0, 60.0)
+RETRY_AFTER_S = (1.0, 2.0, 5.0, 10.0, 60.0)
 
 Prediction = dict[str, Any]
 T = TypeVar("T")
@@ -121,10 +121,11 @@ class LatePredictions:
                 await asyncio.to_thread(self._label_studio.predict, task, prediction)
             except LabelStudioUnavailable as error:
                 refused = error.status is not None and error.status < 500
+                reason = f"HTTP status {error.status}" if error.status else str(error)
                 if retry_after_s is None or refused:
-                    log.error("Label Studio does not take the prediction for task %d: %s", task, error)
+                    log.error("Label Studio does not take the prediction for task %d: %s", task, reason)
                     return
-                log.warning("Label Studio does not take a prediction yet: %s", error)
+                log.warning("Label Studio does not take a prediction yet: %s", reason)
                 await asyncio.sleep(retry_after_s)
             else:
                 log.info("task %d: prediction sent", task)

@@ -8,7 +8,7 @@ Formats and an example of each: docs/data.md. Imports without torch.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pixellm_model.data import coco, muse, reason_seg, refer
 from pixellm_model.data.json_file import load_json

@@ -253,7 +253,7 @@ class TestLatePredictions:
     @pytest.fixture(autouse=True)
     def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("backend.prompts.late_predictions.REST_S", 0.2)
-        monkeypatch.setattr("backend.prompts.late_predictions.RETRY_AFTER_S", (0.5, 0.5, 0.5))
+        monkeypatch.setattr("backend.prompts.late_predictions.RETRY_AFTER_S", (0.5,) * 5)
 
     @pytest.fixture
     def label_studio(self) -> Iterator[LabelStudio]:
