@@ -1,6 +1,6 @@
 """The loop on a project's corrections as they arrive: what serves after 0, 10, 25, 50 and all of them.
 
-    python -m benchmarks.loop --photos DIR [--after 0 10 25 50 92] [--plot docs/loop.png] [--json FILE]
+    python -m benchmarks.loop --photos DIR [--after 0 10 25 50 92] [--plot docs/images/loop.png] [--json FILE]
 
 `DIR` holds `images/`, `masks/` (one class number a pixel) and `classes.json`. Photos arrive in the order of
 their names, each as an annotation with a mask for each class, drawn by hand; a fifth of them, by their hash,
