@@ -3,12 +3,13 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 ENVIRONMENT := $(VENV)/.complete
+PACKAGES := backend worker pixellm_model label_config
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean distclean
+.PHONY: help demo test test-quick lint format bench clean distclean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(ENVIRONMENT) ## Start everything, prove it with one prompt, stay up until Ctrl-C (ARGS=--once: stop then)
 	@$(BIN)/python -m demo $(ARGS)
@@ -16,6 +17,9 @@ demo: $(ENVIRONMENT) ## Start everything, prove it with one prompt, stay up unti
 test: $(ENVIRONMENT) ## Run all tests, those in a browser included (ARGS="-k name": some)
 	@$(BIN)/python -m demo.system
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-quick: $(ENVIRONMENT) ## Run the tests that need neither browser, Label Studio nor containers (ARGS as above)
+	@$(BIN)/python -m pytest tests/unit $(PACKAGES) -m "not slow" $(ARGS)
 
 lint: $(ENVIRONMENT) ## Check style and types
 	$(BIN)/ruff check .

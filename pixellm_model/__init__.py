@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pixellm_model.engine.prefix_cache import PrefixCache
     from pixellm_model.engine.segmenter import Segmentation, Segmenter, Target
 
+__version__ = "0.1.0"
+
 __all__ = [
     "CheckpointError",
     "Picture",
@@ -20,6 +22,7 @@ __all__ = [
     "Segmentation",
     "Segmenter",
     "Target",
+    "__version__",
 ]
 
 

@@ -38,7 +38,7 @@ BATCH = 8
 QUESTIONS, MAX_TARGETS, SUPPOSED = 8, 12, 3  # a picture, each time it is seen
 ASKABLE = 48  # names at once
 RARE = 30  # a name seen in fewer pictures is asked for as if it were in so many
-SHARES = {"scene": 0.7, "photo": 0.15, "mosaic": 0.15}
+SCENE_SHARE, PHOTO_SHARE, MOSAIC_SHARE = 0.7, 0.15, 0.15
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,9 @@ def main() -> None:
     model, _ = checkpoint.load(args.base, dtype=torch.float32)
     names = chosen_names()
     source: SceneRenderer | CocoCrops
-    source = renderer = SceneRenderer(args.cutouts, "train", RENDERED, **SHARES, names=names)
+    source = renderer = SceneRenderer(
+        args.cutouts, "train", RENDERED, SCENE_SHARE, PHOTO_SHARE, MOSAIC_SHARE, names
+    )
     if args.coco:
         source = CocoCrops(CocoPhotos(args.coco, names, train=True), renderer, names)
     build(model, Pictures(source, args.first, args.pictures, model.config.image_size), args.out)

@@ -22,7 +22,7 @@ from demo.stack import Ports, Stack
 from support.label_studio import Editor, browser_page
 from worker.jobs.contract import MAX_PROMPT_CHARS
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 PICTURES = ROOT / "artifacts" / "screenshots"
 TEMPLATE = ROOT / "label_config" / "templates" / "interactive.xml"
 

@@ -27,7 +27,7 @@ from worker.store.dataset import split_of
 from worker.store.registry import Registry
 from worker.store.tables import Correction, TrainingRun
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 CONFIG = """
 <View>
   <TextArea name="prompt" toName="image" editable="true" maxSubmissions="1" smart="true" smartOnly="true"/>

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -232,7 +232,7 @@ def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) ->
     [
         (event(5, [drawn()], image=picture(1)[:60]), "base64"),
         (event(5, [{**drawn(), "original_width": 17}]), "check original_width|holds"),
-        (event(5, ["nonsense", {**drawn(), "value": 3}]), "no value"),
+        (event(5, [cast("dict[str, Any]", "nonsense"), {**drawn(), "value": 3}]), "no value"),
         ({**event(5, [drawn()]), "project": {"id": 1}}, "no label_config"),
         ({**event(5, [drawn()]), "annotation": {"id": 5, "task": 5}}, "not what Label Studio sends"),
         ({**event(5, [drawn()]), "project": {"id": 1, "label_config": "<View/>"}}, "BrushLabels"),
@@ -359,7 +359,8 @@ def test_any_order_and_any_repetition_end_the_same(
     redis_server: str, tmp_path_factory: pytest.TempPathFactory, actions: Any, random: Any
 ) -> None:
     """The last word on each annotation is what is kept, however its events came."""
-    bodies, truth = [], {}
+    bodies: list[dict[str, Any]] = []
+    truth: dict[int, str] = {}
     for version, (action, annotation) in enumerate(actions, start=1):
         if truth.get(annotation) == "deleted":
             continue

@@ -182,6 +182,7 @@ def test_every_sample_image_has_its_licence() -> None:
 
 
 @pytest.mark.isolated
+@pytest.mark.timeout(1800)
 def test_the_demo_proves_itself_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     label_studio.prepare()
     demo = run_demo("--port", "0", "--backend-port", "0", "--folder", str(tmp_path))

@@ -110,7 +110,12 @@ def label_studio_with_personal_tokens(server: ImageServer, lifetime_s: int) -> N
 
     server.routes["/ls/api/token/refresh/"] = refresh
     server.routes["/ls/data/upload/cup.png"] = image
-    server.routes["/revoke"] = lambda handler: (given.append("another"), reply()(handler))[1]
+
+    def revoke(handler: BaseHTTPRequestHandler) -> None:
+        given.append("another")
+        reply()(handler)
+
+    server.routes["/revoke"] = revoke
 
 
 def _paths(server: ImageServer) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 from support.backend import masks, payload, prompted, said
 from support.workers import ROOT, Workers, eventually
 
-pytestmark = pytest.mark.isolated
+pytestmark = [pytest.mark.isolated, pytest.mark.timeout(1800)]
 
 ENVIRONMENT = ROOT / ".venv-label-studio-ml"
 PYTHON = ENVIRONMENT / "bin" / "python"

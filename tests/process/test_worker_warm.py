@@ -24,7 +24,7 @@ def test_an_image_is_warmed_once(workers: Workers) -> None:
 
 
 def test_prompts_come_before_it_and_do_not_count_it(workers: Workers) -> None:
-    jobs = {line: question(line, line) for line in ("batch", "interactive")}  # type: ignore[arg-type]
+    jobs = {line: question(line, line) for line in ("batch", "interactive")}
     for job in jobs.values():
         workers.queue.enqueue(job)
     workers.queue.enqueue_warm(opened())

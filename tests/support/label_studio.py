@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Locator, Page, expect, sync_playwright
+from playwright.sync_api import Locator, Page, ViewportSize, expect, sync_playwright
 
 from demo.label_studio import LabelStudio
 
@@ -21,7 +21,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-WINDOW = {"width": 1400, "height": 1000}
+WINDOW = ViewportSize(width=1400, height=1000)
 # The model's first prompt on a busy machine; Label Studio itself gives up after 100 s.
 ANSWER_TIMEOUT_MS = 100_000
 LOAD_TIMEOUT_MS = 60_000

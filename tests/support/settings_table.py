@@ -1,4 +1,4 @@
-"""The table in docs/settings.md, generated from the settings classes: `python -m tests.support.settings_table`."""
+"""The table in docs/settings.md, from the settings classes: `python -m tests.support.settings_table`."""
 
 from __future__ import annotations
 

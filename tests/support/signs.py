@@ -31,7 +31,8 @@ def _scene(file: Path, seed: int, number: int) -> Scene:
     image = Image.fromarray(ground.clip(0, 255).astype(np.uint8))
     draw = ImageDraw.Draw(image)
     for _ in range(3):  # what is no sign: grey-blue boxes
-        x, y, side = rng.integers(0, width - 40), rng.integers(0, height - 40), rng.integers(20, 60)
+        x, y = int(rng.integers(0, width - 40)), int(rng.integers(0, height - 40))
+        side = int(rng.integers(20, 60))
         shade = int(rng.integers(60, 160))
         draw.rectangle((x, y, x + side, y + side // 2), fill=(shade, shade, min(255, shade + 60)))
     radius = int(rng.integers(28, 52))

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_mask
 
-from pixellm_model.data import read_samples
+from pixellm_model.data import SampleSet, read_samples
 from pixellm_model.data.records import inside
 from pixellm_model.errors import DataError
 
@@ -74,9 +74,9 @@ def test_a_corrections_data_set_is_read_whole(tmp_path: Path) -> None:
     assert (first.masks[1] == disc()).all()
     assert drink.answer == "You could use {seg}." and dog.masks == ()
     assert left.history == (("all things", "cup is [1] and ball is [2]."),)
-    assert [record.name for record in read_samples(folder, split="held_out").records] == [
-        "record 1 (picture-2)"
-    ]
+    held_out_samples = read_samples(folder, split="held_out")
+    assert isinstance(held_out_samples, SampleSet)
+    assert [record.name for record in held_out_samples.records] == ["record 1 (picture-2)"]
     with pytest.raises(DataError, match="no usable record of split 'test'"):
         read_samples(folder, split="test")
 

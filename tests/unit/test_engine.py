@@ -114,7 +114,9 @@ def test_drafted_tokens_equal_those_decoded_one_by_one(segmenter: Segmenter, ans
             Draft([ids[::-1], [*ids[:4], *ids], [*ids[:-1], ids[0]]], following),
             Draft([[*ids, ids[0], *ids]], {}),  # goes on where the answer ends
         ):
-            segmenter.model.lm_head = ScriptedHead(segmenter.model, [*ids, tokenizer.eos_id])
+            segmenter.model.register_module(
+                "lm_head", ScriptedHead(segmenter.model, [*ids, tokenizer.eos_id])
+            )
             found.append(answers(segmenter, [asked], draft)[0])
     finally:
         segmenter.model.lm_head = head
@@ -157,7 +159,7 @@ def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
     tokenizer, head = segmenter.tokenizer, segmenter.model.lm_head
     ids = tokenizer.encode(tokenizer.codebook.text)[1:]
     try:
-        segmenter.model.lm_head = ScriptedHead(segmenter.model, ids)
+        segmenter.model.register_module("lm_head", ScriptedHead(segmenter.model, ids))
         asked = question(segmenter, photo(), "cup", room=4)
         generation = answers(segmenter, [asked], Drafts(tokenizer).about("cup"))[0]
     finally:

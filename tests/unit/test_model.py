@@ -42,7 +42,7 @@ def script(segmenter: Segmenter, answer: str) -> None:
     """Make the segmenter answer `answer`, where `{seg}` stands for a complete codebook run."""
     tokenizer = segmenter.tokenizer
     ids = tokenizer.encode(answer.replace("{seg}", tokenizer.codebook.text))[1:]
-    segmenter.model.lm_head = ScriptedHead(segmenter.model, [*ids, tokenizer.eos_id])
+    segmenter.model.register_module("lm_head", ScriptedHead(segmenter.model, [*ids, tokenizer.eos_id]))
 
 
 def test_one_mask_per_target_named(segmenter: Segmenter) -> None:

@@ -188,7 +188,7 @@ def _check_rows(parity: ParitySet, key: str, ours: torch.Tensor) -> None:
 
 def _check_features(parity: ParitySet, name: str, images: list[ProcessedImage]) -> None:
     features = parity.model.encode_image(images)
-    patch = parity.model.config.tower.patch_size
+    patch = parity.model.config.patch_size
     valid = torch.stack([patch_mask(image.resized, parity.size, patch).flatten() for image in images])
     parity.check(f"{name}/clip_mask", torch.cat([torch.ones(len(images), 1), valid], dim=1))
     for key, feature in zip(("clip_hs_m2", "clip_hs_m11"), features.features, strict=True):

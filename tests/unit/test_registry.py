@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from pixellm_model import Picture
 from pixellm_model.errors import CheckpointError
 from support.stand_in_worker import ObedientModel
-from worker.jobs.contract import SegmentJob
+from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.serving.engine import Engine
 from worker.serving.versions import Versions
 from worker.settings import Settings
@@ -125,7 +126,7 @@ class Picky(ObedientModel):
 
 
 class OneImage:
-    def load(self, reference: str, task: str | None = None) -> object:
+    def load(self, reference: str, task: str | None = None) -> Picture:
         return ObedientModel().prepare(Image.new("RGB", (8, 6)))
 
 
@@ -144,7 +145,7 @@ def test_a_worker_answers_each_job_with_the_version_it_names(
     versions = [getattr(answer, "model_version", None) for answer in answers]
     assert versions == [BASE, names[0], names[2], names[0], BASE, BASE, BASE]
     assert [getattr(answer, "job_id", None) for answer in answers] == [job.job_id for job in jobs]
-    said = [getattr(answer, "warnings", ())[-1] for answer in answers]
+    said = [answer.warnings[-1] for answer in answers if isinstance(answer, SegmentResult)]
     assert said[4] == "The version bbbb cannot be loaded; the base model answered."
     assert said[5].startswith("The version gone cannot be loaded") and said[6] == "a warning"
     prompts = (tmp_path / "record.txt").read_text().splitlines()

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from pixellm_model.synthetic.things import COLOURS
 MINI = Path(__file__).parents[2] / "pixellm_model" / "mini"
 IN_PIECES = {most for _, most, _, _ in PLACES}  # "left" and "most"
 
-NOUNS = [
+NOUNS: list[dict[str, Any]] = [
     {"name": "bird", "plural": "birds", "category": "animal", "attributes": ["fly"]},
     {"name": "owl", "plural": "owls", "category": "animal", "attributes": ["fly"], "parent": "bird"},
     {"name": "cat", "plural": "cats", "category": "animal", "synonyms": ["kitten"], "kin": ["lion"]},
@@ -338,9 +339,9 @@ def test_order_of_the_question_is_the_order_of_the_answer(nouns: Nouns) -> None:
 def test_places_and_groups(nouns: Nouns) -> None:
     seen = things("cat", "apple", "pear", "cat")
     questioner = Questioner(nouns, ["car"], seen, np.random.default_rng(1))
-    for question in filter(None, (questioner.place() for _ in range(80))):
-        left = "left" in question.text.lower()
-        assert question.masks[0] is seen[0 if left else 3].mask
+    for placed in filter(None, (questioner.place() for _ in range(80))):
+        left = "left" in placed.text.lower()
+        assert placed.masks[0] is seen[0 if left else 3].mask
     fruit = [question for _ in range(200) if (question := questioner.group()) and "apple" in question.phrases]
     assert fruit and all(question.phrases == ("apple", "pear") for question in fruit)
 
