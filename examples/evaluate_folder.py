@@ -31,3 +31,7 @@ def main() -> None:
     print(f"\nworst {arguments.worst} of {len(evaluation.questions)} questions")
     for row in sorted(evaluation.questions, key=lambda row: row.iou)[: arguments.worst]:
         print(f"  IoU {row.iou:.2f}  {row.question}  ->  {row.answer}")
+
+
+if __name__ == "__main__":
+    main()

@@ -26,7 +26,7 @@ SCENES = sorted((Path(__file__).parents[2] / "demo" / "samples").glob("scene_*.j
 PROMPTS = ("the cup", "Segment the cup and the book.", "dog", "where is the clock, the shoe and the apple?")
 
 
-@pytest.fixture(scope="module", params=["dinov2", "clip", "mini"])
+@pytest.fixture(scope="module", params=["dinov2", "clip", pytest.param("mini", marks=pytest.mark.slow)])
 def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Segmenter:
     if request.param == "mini":
         return Segmenter.from_pretrained(device="cpu")
@@ -192,6 +192,7 @@ def test_a_warmed_image_is_not_encoded_again(segmenter: Segmenter, monkeypatch: 
     segmenter.segment(photo(), "cup", max_new_tokens=4)
 
 
+@pytest.mark.slow
 def test_a_batch_on_real_scenes_gives_the_masks_of_single_prompts() -> None:
     segmenter = Segmenter.from_pretrained(device="cpu")
     requests = [

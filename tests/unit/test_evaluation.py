@@ -98,6 +98,7 @@ def test_the_report_shows_the_worst_first_and_runs_nothing(tmp_path: Path) -> No
     assert json.loads((tmp_path / "report.json").read_text())["figures"] == found.figures()
 
 
+@pytest.mark.slow
 def test_the_command_measures_the_mini_and_writes_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

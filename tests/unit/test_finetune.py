@@ -100,6 +100,7 @@ def test_the_run_leaves_an_adapter_its_recipe_and_its_log(tiny: Path, trained: P
     assert any(p.abs().sum() > 0 for p in lora_b)
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tiny: Path, tmp_path: Path) -> None:
     whole = fine_tune(tiny, samples(), QUICK, tmp_path / "whole", "cpu", quiet=True)
     script = (
@@ -135,6 +136,7 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tiny: Path, tmp_path:
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny: Path, tmp_path: Path) -> None:
     fine_tune(tiny, samples(), replace(QUICK, max_steps=4), tmp_path, "cpu", quiet=True)
     (tmp_path / "checkpoints" / "checkpoint-4" / "trainer_state.json").unlink()
@@ -160,6 +162,7 @@ def test_others_are_let_at_the_device_between_steps(tiny: Path, tmp_path: Path) 
     assert seen[0].seconds_left is not None and seen[0].seconds_left > 0
 
 
+@pytest.mark.slow
 def test_training_teaches(tmp_path: Path) -> None:
     """The mini learns a name for a thing it never saw, on the picture it is taught on."""
     photo = np.array(Image.open(SCENE).convert("RGB").resize((300, 200)))
@@ -226,6 +229,7 @@ def test_a_run_that_cannot_work_says_why(tiny: Path, tmp_path: Path) -> None:
             FineTuneRecipe.from_file(tmp_path / "recipe.json")
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_evaluates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_muse(tmp_path / "data", muse_entry(), 5)
     (tmp_path / "recipe.json").write_text('{"max_steps": 2, "warmup_steps": 0}')

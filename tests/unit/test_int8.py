@@ -22,6 +22,7 @@ def rounded() -> Segmenter:
     return Segmenter.from_pretrained(device="cpu", dtype="int8")
 
 
+@pytest.mark.slow
 def test_answers_and_masks_are_those_of_full_precision(rounded: Segmenter) -> None:
     exact = Segmenter.from_pretrained(device="cpu")
     seen = 0

@@ -41,7 +41,10 @@ BFLOAT16_IOU = 0.99
 # Of training (losses, gradients, labels and where they stand) and the reference's own wrong counts.
 NOT_INFERENCE = re.compile(r"^train|/labels$|/answer_positions$|upstream_batch_seg_token_counts$")
 
-pytestmark = pytest.mark.skipif(not (FOLDER / "manifest.json").exists(), reason=f"no parity set at {FOLDER}")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not (FOLDER / "manifest.json").exists(), reason=f"no parity set at {FOLDER}"),
+]
 
 
 def _manifest() -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_padding_is_tensorflow_s(kernel: int, stride: int) -> None:
     assert torch.allclose(conv(x), expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_both_towers_see_one_grid_and_each_scale_has_both() -> None:
     model = Segmenter.from_pretrained(device="cpu").model
     with torch.inference_mode():

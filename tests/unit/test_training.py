@@ -51,6 +51,7 @@ def sample(seed: int = 0) -> Sample:
     )
 
 
+@pytest.mark.slow
 def test_packed_questions_do_not_see_each_other(tiny: tuple[PixelLM, PromptTokenizer]) -> None:
     model, tokenizer = tiny
     whole = pack(sample(), model, tokenizer, max_targets=6)
@@ -132,6 +133,7 @@ def test_earlier_turns_are_read_as_when_asking_and_not_learned(
     assert len(learned.target_states(tokenizer)) == 6
 
 
+@pytest.mark.slow
 def test_training_learns_and_goes_on_after_a_stop(
     tiny: tuple[PixelLM, PromptTokenizer], tmp_path: Path
 ) -> None:
