@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "label_config": set(),
     "worker": set(),
     "worker/jobs": {"worker"},
-    "worker/images": {"worker"},
+    "worker/images": {"worker", "pixellm_model"},
     "worker/store": {"worker", "worker/jobs"},
     "worker/store/migrations": {"worker/store"},
     "worker/serving": {"worker", "worker/jobs", "worker/images", "worker/store", "pixellm_model"},
