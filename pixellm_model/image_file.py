@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 import warnings
-from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -31,9 +30,7 @@ class ImageFileError(ValueError):
         self.kind = kind
 
 
-def decode(
-    data: bytes, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = FORMATS
-) -> Image.Image:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = FORMATS) -> Image.Image:
     """Decode an image file to the picture that a browser shows.
 
     The first frame is taken, turned upright by EXIF. Transparent pixels are composited on white. Of 16-bit

@@ -31,7 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "pixellm_model/data": {"pixellm_model", "pixellm_model/synthetic"},
     "label_config": set(),
     "worker": set(),
-    "worker/jobs": {"worker"},
+    "worker/jobs": {"worker", "pixellm_model"},
     "worker/images": {"worker", "pixellm_model"},
     "worker/store": {"worker", "worker/jobs"},
     "worker/store/migrations": {"worker/store"},
