@@ -121,10 +121,10 @@ def test_earlier_turns_are_read_as_when_asking_and_not_learned(
     question = replace(plain.questions[2], text="only the book", history=turns)
     packed = pack(Sample(plain.image, (question,)), model, tokenizer, max_targets=6)
     ((ids, answer_at),) = packed.branches
-    asked, _ = Segmenter(model, tokenizer, "tiny")._ids(
+    prompt = Segmenter(model, tokenizer, "tiny")._encode_prompt(
         Request(Image.fromarray(plain.image), "only the book", turns), 512
     )
-    assert ids[:answer_at] == asked
+    assert ids[:answer_at] == prompt.ids
     runs, loose = tokenizer.codebook.find_runs(ids)
     assert len(runs) == 3 and not loose
     learned = answer_states(model, [packed])
