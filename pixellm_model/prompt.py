@@ -22,8 +22,8 @@ def build_prompt(
         config: gives the system prompt.
         tokenizer: gives the special tokens.
         prompt: what is asked. Special tokens in it, as in the history, are removed.
-        history: earlier (prompt, answer) turns, oldest first. The marks `[1]`, `[2]` or `{seg}` of their answers
-            become codebook tokens again, as the model wrote them.
+        history: earlier (prompt, answer) turns, oldest first. The marks `[1]`, `[2]` or `{seg}` of their
+            answers become codebook tokens again, as the model wrote them.
 
     Returns:
         The text up to and including the last "ASSISTANT:".

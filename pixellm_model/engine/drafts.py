@@ -1,9 +1,9 @@
 """Draft answers for speculative decoding (Leviathan et al., 2023), taken from earlier answers.
 
-Answers repeat their form: after "cup is B." to "the cup", "dog is B." is likely for "Where is the dog?". After
-a target's first codebook token the other five are nearly certain. No second model is needed: a draft is an
-earlier answer with the new prompt's phrases filled in. `generate.generate` verifies it, so a wrong draft costs
-a little time and does not change the answer.
+Answers repeat their form: after "cup is B." to "the cup", "dog is B." is likely for "Where is the dog?".
+After a target's first codebook token the other five are nearly certain. No second model is needed: a draft is
+an earlier answer with the new prompt's phrases filled in. `generate.generate` verifies it, so a wrong draft
+costs a little time and does not change the answer.
 """
 
 from __future__ import annotations

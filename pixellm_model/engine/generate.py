@@ -6,10 +6,10 @@ The reference has no key/value cache: it runs the tower and the whole prompt aga
 properties must survive the change: padded image tokens stay hidden in every step, and positions count them
 all the same (specification sections 4.4 and 9).
 
-Draft tokens (`drafts.py`) are fed together with the tokens already known, from the prompt on. The same forward
-predicts what follows each of them. The draft is accepted up to its first token that differs from the model's
-prediction; the rest is discarded. The answer is therefore that of decoding token by token, up to rounding:
-matrix products of another width may be summed in another order.
+Draft tokens (`drafts.py`) are fed together with the tokens already known, from the prompt on. The same
+forward predicts what follows each of them. The draft is accepted up to its first token that differs from the
+model's prediction; the rest is discarded. The answer is therefore that of decoding token by token, up to
+rounding: matrix products of another width may be summed in another order.
 """
 
 from __future__ import annotations
@@ -321,7 +321,7 @@ def _forward(
     visible: torch.Tensor,
     cache: _KeyValueCache,
 ) -> torch.Tensor:
-    """Run (B, n, D) embeddings into the newest n of the (B, slots) `visible`; returns their states (B, n, D)."""
+    """Run (B, n, D) embeddings into the newest n of the (B, slots) `visible`; returns states (B, n, D)."""
     count, total = embeds.shape[1], visible.shape[1]
     slots = torch.arange(total, device=visible.device)
     causal = slots[None, :] <= slots[total - count :, None]  # (n, slots)

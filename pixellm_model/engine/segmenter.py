@@ -43,8 +43,8 @@ CACHE_BYTES = 512 * 2**20  # bound of the cache that a segmenter makes for itsel
 class Segmenter:
     """A loaded PixelLM. Safe to call from several threads; calls run one after the other.
 
-    What depends on an image alone is kept in `cache`, so a further prompt on the same image costs only its own
-    tokens. Segmenters may share one cache: entries are keyed by image and version.
+    What depends on an image alone is kept in `cache`, so a further prompt on the same image costs only its
+    own tokens. Segmenters may share one cache: entries are keyed by image and version.
 
     Attributes:
         model: the model.
@@ -85,8 +85,9 @@ class Segmenter:
         Args:
             path: the folder; None for the shipped pixellm-mini.
             device: "cpu", "cuda", "cuda:1" ...; "auto" is a GPU if there is one.
-            dtype: "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a GPU and float32 on a CPU; "int8"
-                is as "auto", with the matrices of tower and language model in 8 bits (needs bitsandbytes).
+            dtype: "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a GPU and float32 on a CPU;
+                "int8" is as "auto", with the matrices of tower and language model in 8 bits (needs
+                bitsandbytes).
             vision_tower: folder of the CLIP tower, for a published checkpoint whose config.json names a tower
                 that is not a local folder.
             cache: a cache to share with other segmenters; None makes one of CACHE_BYTES.
@@ -188,7 +189,8 @@ class Segmenter:
             max_new_tokens: limit of each answer's length in tokens.
 
         Returns:
-            One entry per request, in their order: a Segmentation, or the PromptError that `segment` would raise.
+            One entry per request, in their order: a Segmentation, or the PromptError that `segment` would
+            raise.
 
         Raises:
             TypeError: an image is neither a PIL image nor a prepared one.

@@ -15,8 +15,8 @@ from PIL import Image
 from pixellm_model import PromptError, Request, Segmentation, Segmenter
 from pixellm_model.engine.drafts import MAX_DRAFT, Draft, Drafts
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, key_mask
-from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.engine.masks import finish_mask
+from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.preprocess import ProcessedImage, mask_scores, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 from support.asking import asking
