@@ -114,7 +114,7 @@ def _as_json(result: object, size: tuple[int, int], version: str) -> dict[str, o
     import numpy as np
     from pycocotools import mask as coco
 
-    from pixellm_model.engine.segmenter import Segmentation
+    from pixellm_model.engine.answers import Segmentation
 
     assert isinstance(result, Segmentation)
     targets = []

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pixellm_model import Segmenter
-from pixellm_model.adapter import soften
+from pixellm_model.adapter import interpolate
 from pixellm_model.data import SampleSet, read_samples
 from pixellm_model.measuring.evaluation import Evaluation, evaluate
 from worker.learning.gate import Pair, Rules, Verdict, fall, judge
@@ -47,7 +47,7 @@ class Trial:
         before = self._evaluated(self._serving, self._regression)
         for share in SHARES:
             softened = out / f"adapter-{round(100 * share)}"
-            soften(self._base.model, folder, share, softened)
+            interpolate(self._base.model, folder, share, softened)
             candidate = self._base.with_adapter(softened, f"{folder.parent.name}-{round(100 * share)}")
             after = self._evaluated(candidate, self._regression)
             regression = _pairs(self._regression, before, after)
