@@ -30,7 +30,9 @@ class ImageFileError(ValueError):
         self.kind = kind
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS, formats: Sequence[str] | None = FORMATS) -> Image.Image:
+def decode(
+    data: bytes, max_pixels: int = MAX_PIXELS, formats: tuple[str, ...] | None = FORMATS
+) -> Image.Image:
     """Decode an image file to the picture that a browser shows.
 
     The first frame is taken, turned upright by EXIF. Transparent pixels are composited on white. Of 16-bit

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from pixellm_model.engine.generate import Generation
-from pixellm_model.engine.masks import Box
+from pixellm_model.masks import Box
 from pixellm_model.samples import Mask
 from pixellm_model.tokenizer import PromptTokenizer
 

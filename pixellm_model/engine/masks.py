@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from pixellm_model.masks import Box, mask_box
 from pixellm_model.preprocess import ProcessedImage, mask_strips
 from pixellm_model.samples import Mask
-
-Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, end exclusive
 
 
 def finish_mask(low_res: torch.Tensor, image: ProcessedImage, image_size: int) -> tuple[Mask, float, Box]:
@@ -31,19 +30,3 @@ def finish_mask(low_res: torch.Tensor, image: ProcessedImage, image_size: int) -
         height, width = inside.shape
         mask[row : row + height, column : column + width] = inside.cpu().numpy()
     return mask, confidence / (np.count_nonzero(mask) + 1e-6), mask_box(mask)
-
-
-def mask_box(mask: Mask) -> Box:
-    """The tightest box around a (H, W) mask; all 0 for an empty mask.
-
-    >>> mask = np.zeros((10, 20), bool)
-    >>> mask_box(mask)
-    (0, 0, 0, 0)
-    >>> mask[2:5, 7:19] = True
-    >>> mask_box(mask)
-    (7, 2, 19, 5)
-    """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return (0, 0, 0, 0)
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1

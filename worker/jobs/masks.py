@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as coco
 
-from pixellm_model.masks import mask_box
+from pixellm_model.masks import Box, mask_box
+from pixellm_model.samples import Mask
 from worker.jobs.contract import CocoRLE
 
-Mask = npt.NDArray[np.bool_]
 
-
-def to_rle(mask: npt.NDArray[np.generic]) -> CocoRLE:
+def to_rle(mask: npt.NDArray[Any]) -> CocoRLE:
     """Compress a mask.
 
     >>> to_rle(np.eye(2, dtype=bool)).size
@@ -48,9 +47,7 @@ def from_rle(rle: CocoRLE) -> Mask:
     return _reordered("C", coco.decode(encoded), (x, y, x + width, y + height)).view(bool)
 
 
-def _reordered(
-    order: Literal["C", "F"], mask: npt.NDArray[np.generic], box: tuple[int, int, int, int]
-) -> npt.NDArray[np.uint8]:
+def _reordered(order: Literal["C", "F"], mask: npt.NDArray[Any], box: Box) -> npt.NDArray[np.uint8]:
     """A copy as uint8, 0 or 1, in the other memory order.
 
     Copying into the other order is what takes the time in this file, so only `box` (x0, y0, x1, y1) is
