@@ -29,7 +29,7 @@ from pixellm_model.measuring.evaluation import evaluate
 from pixellm_model.samples import Sample
 from worker.jobs.masks import to_rle
 from worker.jobs.queue import connect
-from worker.learning import job as retrain
+from worker.learning import job as training_job
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, runs
 from worker.store.corrections import keep
@@ -108,7 +108,7 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
         if count:
             began = time.perf_counter()
             number = runs.request(database, connect(redis_url), PROJECT, f"{count} corrections")
-            state = retrain.run(number)
+            state = training_job.run(number)
             row["seconds"] = round(time.perf_counter() - began, 1)
             with database.session() as session:
                 run = session.get_one(TrainingRun, number)
