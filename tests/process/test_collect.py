@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from redis import Redis
 from sqlalchemy import select
 
-from backend.corrections import collector as collect
+from backend.corrections import jobs
 from backend.corrections.collector import Collector
-from backend.corrections.webhook_inbox import Inbox
+from backend.corrections.webhook_inbox import WebhookInbox
 from backend.settings import BackendSettings
 from support.annotations import deletion, drawn, event, mask, picture
 from support.backend import running_backend
@@ -60,7 +60,7 @@ def collector(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Collector]:
     made = make(tmp_path, redis_url, database_url)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     yield made
     made.database.close()
 
@@ -77,22 +77,22 @@ def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any)
     )
 
 
-def inbox(collector: Collector, connection: Redis | None = None) -> Inbox:
-    return Inbox(
+def inbox(collector: Collector, connection: Redis | None = None) -> WebhookInbox:
+    return WebhookInbox(
         collector.database, connection or collector.connection, collector.settings.data_dir / "inbox"
     )
 
 
 def send(collector: Collector, *bodies: dict[str, Any]) -> None:
     for body in bodies:
-        inbox(collector).take(body["action"], str(body["project"]["id"]), json.dumps(body).encode())
+        inbox(collector).store(body["action"], str(body["project"]["id"]), json.dumps(body).encode())
 
 
 def digest_all(collector: Collector) -> None:
     with collector.database.session() as session:
         pending = session.scalars(select(Event.id).where(Event.state == "pending")).all()
     for number in pending:
-        collect.process_event(number)
+        jobs.process_event(number)
 
 
 def corrections(collector: Collector) -> dict[str, Correction]:
@@ -220,7 +220,7 @@ def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) ->
     (row,) = events(collector)
     assert row.state == "pending" and row.attempts == 1 and "127.0.0.1" in (row.reason or "")
     assert row.body, "nothing is lost meanwhile"
-    for _ in range(collect.MOST_ATTEMPTS):
+    for _ in range(jobs.MAX_ATTEMPTS):
         digest_all(collector)
     (row,) = events(collector)
     assert row.state == "failed"
@@ -242,7 +242,7 @@ def test_what_is_not_understood_is_kept_and_said(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], words: str
 ) -> None:
     collector = make(tmp_path, redis_url)
-    monkeypatch.setattr(collect, "collector", lambda: collector)
+    monkeypatch.setattr(jobs, "get_collector", lambda: collector)
     send(collector, body, event(6, [drawn()]))
     digest_all(collector)
     first, second = events(collector)
@@ -259,9 +259,9 @@ def test_while_the_database_is_away_events_wait_in_files(collector: Collector, t
     box._database = away
     bodies = [event(number, [drawn()]) for number in (5, 6)]
     for body in bodies:
-        box.take(body["action"], "1", json.dumps(body).encode())
+        box.store(body["action"], "1", json.dumps(body).encode())
     assert events(collector) == []
-    collect.requeue_overdue()
+    jobs.requeue_overdue()
     assert len(events(collector)) == 2
     send(collector, event(7, [drawn()]))
     digest_all(collector)
@@ -271,16 +271,16 @@ def test_while_the_database_is_away_events_wait_in_files(collector: Collector, t
 
 def test_without_redis_events_are_kept_and_found_by_the_sweep(collector: Collector) -> None:
     body = event(5, [drawn()])
-    inbox(collector, connect(NOWHERE)).take(body["action"], "1", json.dumps(body).encode())
+    inbox(collector, connect(NOWHERE)).store(body["action"], "1", json.dumps(body).encode())
     start = {"action": "START_TRAINING", "project": {"id": 1}}
-    inbox(collector, connect(NOWHERE)).take("START_TRAINING", "1", json.dumps(start).encode())
+    inbox(collector, connect(NOWHERE)).store("START_TRAINING", "1", json.dumps(start).encode())
     assert len(events(collector)) == 2
     with collector.database.session() as session:
         for row in session.scalars(select(Event)):
             row.due_at = row.due_at.replace(year=2020)
         (run,) = session.scalars(select(TrainingRun))
         assert run.state == "requested"
-    collect.requeue_overdue()
+    jobs.requeue_overdue()
     assert collector.connection.llen("rq:queue:pixellm-corrections") == 2
     assert collector.connection.llen(f"rq:queue:{TRAINING_QUEUE}") == 1
 
@@ -371,7 +371,7 @@ def test_any_order_and_any_repetition_end_the_same(
     bodies += random.choices(bodies, k=len(bodies))
     random.shuffle(bodies)
     collector = make(tmp_path_factory.mktemp("order"), redis_server)
-    original, collect.collector = collect.collector, lambda: collector  # type: ignore[assignment]
+    original, jobs.get_collector = jobs.get_collector, lambda: collector  # type: ignore[assignment]
     try:
         for body in bodies:
             send(collector, body)
@@ -379,7 +379,7 @@ def test_any_order_and_any_repetition_end_the_same(
                 digest_all(collector)
         digest_all(collector)
     finally:
-        collect.collector = original
+        jobs.get_collector = original
     found = {int(one.annotation): one.status for one in corrections(collector).values()}
     assert found == truth
 

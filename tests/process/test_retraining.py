@@ -105,10 +105,10 @@ def learner(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture
 def corrected(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> Learner:
-    from backend.corrections import collector as collect
+    from backend.corrections import jobs
 
     made = make(learner.folder, learner.redis_url, retrain_every=0)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn(2 + number % 8)]) for number in range(1, IMAGES + 1)))
     digest_all(made)
     return learner
@@ -161,10 +161,10 @@ def test_without_corrections_there_is_nothing_to_do(learner: Learner) -> None:
 def test_what_no_gate_could_judge_is_not_trained(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.corrections import collector as collect
+    from backend.corrections import jobs
 
     made = make(tmp_path, redis_url, retrain_every=0)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn()]) for number in range(1, 7)))
     digest_all(made)
     number = runs.request(made.database, made.connection, "1", "test")
