@@ -15,7 +15,7 @@ from typing import Any, Literal
 from backend.corrections.annotation import Region
 from backend.label_studio.brush_rle import Mask
 from backend.prompts.regions import region_id
-from label_config import LabelConfig, labels_asked, map_label
+from label_config import LabelConfig, labels_in_prompt, map_label
 from worker.jobs.contract import CocoRLE
 from worker.jobs.masks import from_rle
 
@@ -218,7 +218,7 @@ def _added(
     for proposal in proposals:
         found = {map_label(target.phrase, config) for target in proposal.targets if target.mask.any()}
         if proposal.job in used_jobs or not found:
-            asked = labels_asked(proposal.prompt, config)
+            asked = labels_in_prompt(proposal.prompt, config)
             missed |= {label: (proposal, words) for label, words in asked.items() if label not in found}
     outcomes: list[Outcome] = []
     for region in drawn:
