@@ -42,7 +42,7 @@ _MODIFIER_STARTS = frozenset(
         "watching wearing"
     )
 )
-# After one of these, the head noun follows "of": "a pair of cups" are cups, but "a bottle of water" is a bottle.
+# After one of these, the head noun follows "of": "a pair of cups" are cups, "a bottle of water" is a bottle.
 _QUANTIFIERS = frozenset(
     _words(
         "bunch couple crowd dozen flock group herd heap line lot number pack pair part piece pile row "

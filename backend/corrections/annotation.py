@@ -32,7 +32,7 @@ class Region:
     Attributes:
         label: The label in the annotation, None if it has none.
         mask: Shape (height, width) of the image.
-        origin: Label Studio's: "prediction" untouched, "prediction-changed" edited, "manual" drawn.
+        origin: Label Studio's: "prediction", "prediction-changed" after a change, or "manual" if drawn.
         region_id: Label Studio's id of the region.
         job: The job that proposed it.
         index: The proposed target's index in that job.

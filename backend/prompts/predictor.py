@@ -79,7 +79,8 @@ class Predictor:
             One entry for each task, in order; an empty list where there is no prediction yet.
 
         Raises:
-            RequestRefused: The labeling configuration or the request cannot be used, or the queue is out.
+            RequestRefused: The labeling configuration or the request cannot be used, or the queue is
+                unavailable.
         """
         if request.context is not None and len(request.tasks) != 1:
             raise RequestRefused("A prompt is about one task; send exactly one with a context.", 400)

@@ -57,6 +57,26 @@ def test_a_job_is_queued_again_after_it_ran_even_if_it_failed(
         assert queue.failed_job_registry.count == 1
 
 
+def test_a_job_that_takes_longer_than_its_interval_runs_again(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[float] = []
+
+    def slow() -> None:
+        runs.append(time.monotonic())
+        time.sleep(0.5)
+
+    monkeypatch.setattr(schedule_module, "REQUEUE_EVERY_S", 0.1)
+    monkeypatch.setattr("backend.corrections.jobs.requeue_overdue", slow)
+    with running(redis_url, tmp_path, reconcile_every_s=0) as queue:
+        worker = SimpleWorker([queue], connection=queue.connection, serializer="json")
+        deadline = time.monotonic() + 20
+        while len(runs) < 3 and time.monotonic() < deadline:
+            worker.work(burst=True, max_jobs=1, logging_level="CRITICAL")
+        assert len(runs) == 3 and queue.count <= 1
+        assert queue.failed_job_registry.count == 0
+
+
 def test_a_due_job_waits_for_redis(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
