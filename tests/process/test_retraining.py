@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from test_collect import NOWHERE, digest_all, make, send
+from test_collect import NOWHERE, make, process_all, send
 
 from pixellm_model.learning.finetune import Progress
 from support.annotations import drawn, event
@@ -110,7 +110,7 @@ def corrected(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> Learner:
     made = make(learner.folder, learner.redis_url, retrain_every=0)
     monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn(2 + number % 8)]) for number in range(1, IMAGES + 1)))
-    digest_all(made)
+    process_all(made)
     return learner
 
 
@@ -166,7 +166,7 @@ def test_what_no_gate_could_judge_is_not_trained(
     made = make(tmp_path, redis_url, retrain_every=0)
     monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn()]) for number in range(1, 7)))
-    digest_all(made)
+    process_all(made)
     number = runs.request(made.database, made.connection, "1", "test")
     settings = WorkerSettings(data_dir=made.settings.data_dir, redis_url=redis_url)
     assert Retraining(settings, made.database, made.connection, "1", number).run() == "skipped"

@@ -1,4 +1,4 @@
-"""What an annotator did, told from annotations as Label Studio sends them."""
+"""Comparing annotations with proposals, with annotations as Label Studio sends them."""
 
 from __future__ import annotations
 
@@ -69,13 +69,13 @@ def region(
     }
 
 
-def understood(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
+def compared(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
     outcomes = compare(read_regions(items, CONFIG), [PROPOSED], CONFIG, empty)
     return outcomes, training_turns(outcomes, [PROPOSED])
 
 
 def test_what_is_accepted_keeps_the_models_words_and_history() -> None:
-    outcomes, (turn,) = understood(region(block(1)), region(block(10), "Book", index=1))
+    outcomes, (turn,) = compared(region(block(1)), region(block(10), "Book", index=1))
     assert [outcome.kind for outcome in outcomes] == ["accepted", "accepted"]
     assert turn["answer"] == "cup is {seg} and book is {seg}."
     assert turn["history"] == [["everything", "cup is [1]."]]
@@ -84,7 +84,7 @@ def test_what_is_accepted_keeps_the_models_words_and_history() -> None:
 
 
 def test_an_edited_mask_is_the_truth_and_says_how_far_it_was_off() -> None:
-    outcomes, (turn,) = understood(
+    outcomes, (turn,) = compared(
         region(block(3), origin="prediction-changed"), region(block(10), "Book", index=1)
     )
     assert outcomes[0].kind == "edited" and outcomes[0].iou == pytest.approx(2 / 6)
@@ -93,9 +93,9 @@ def test_an_edited_mask_is_the_truth_and_says_how_far_it_was_off() -> None:
 
 def test_a_label_that_label_studio_overwrote_is_told_from_a_deliberate_one() -> None:
     """On accept every region gets the label that is active: origin is still "prediction"."""
-    outcomes, _ = understood(region(block(1), "Book"), region(block(10), "Book", index=1))
+    outcomes, _ = compared(region(block(1), "Book"), region(block(10), "Book", index=1))
     assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
-    outcomes, (turn,) = understood(
+    outcomes, (turn,) = compared(
         region(block(1), "Book", "prediction-changed"), region(block(10), "Book", index=1)
     )
     assert [(o.kind, o.label) for o in outcomes] == [("relabelled", "Book"), ("accepted", "Book")]
@@ -103,32 +103,32 @@ def test_a_label_that_label_studio_overwrote_is_told_from_a_deliberate_one() -> 
 
 
 def test_what_was_deleted_is_rejected_and_what_was_drawn_for_it_replaces_it() -> None:
-    outcomes, (turn,) = understood(region(block(1)))
+    outcomes, (turn,) = compared(region(block(1)))
     assert [(o.kind, o.phrase) for o in outcomes] == [("accepted", "cup"), ("rejected", "book")]
     assert len(turn["targets"]) == 1 and turn["answer"] is None
     drawn = region(block(12), "Book", "manual", None)
-    outcomes, (turn,) = understood(region(block(1)), drawn)
+    outcomes, (turn,) = compared(region(block(1)), drawn)
     assert [o.kind for o in outcomes] == ["accepted", "redrawn"]
     assert [t["phrase"] for t in turn["targets"]] == ["cup", "book"]
 
 
 def test_all_rejected_is_an_answer_too() -> None:
-    outcomes, (turn,) = understood(empty=True)
+    outcomes, (turn,) = compared(empty=True)
     assert {o.kind for o in outcomes} == {"rejected"}
     assert turn["targets"] == [] and turn["answer"] == "There is no cup and book in this image."
 
 
 def test_a_prompt_whose_masks_were_never_taken_says_nothing() -> None:
-    outcomes, said = understood(region(block(18), None, "manual", None))
-    assert [o.kind for o in outcomes] == ["added"] and said == []
+    outcomes, turns = compared(region(block(18), None, "manual", None))
+    assert [o.kind for o in outcomes] == ["added"] and turns == []
 
 
 def test_a_mask_drawn_without_a_prompt_is_asked_for_by_its_label() -> None:
     second = region(block(18), "Cup", "manual", None)
-    outcomes, said = understood(region(block(1)), region(block(10), "Book", index=1), second)
+    outcomes, turns = compared(region(block(1)), region(block(10), "Book", index=1), second)
     assert outcomes[-1].kind == "added"
-    assert [turn["prompt"] for turn in said] == [PROPOSED.prompt, "Segment the cup."]
-    assert len(said[1]["targets"]) == 2, "all cups, the accepted one included"
+    assert [turn["prompt"] for turn in turns] == [PROPOSED.prompt, "Segment the cup."]
+    assert len(turns[1]["targets"]) == 2, "all cups, the accepted one included"
 
 
 def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
@@ -164,7 +164,7 @@ def test_half_an_answer_is_completed_by_hand() -> None:
 def test_regions_are_known_by_id_where_meta_is_gone() -> None:
     item = region(block(1), "Book")
     del item["meta"]
-    outcomes, _ = understood(item, region(block(10), "Book", index=1))
+    outcomes, _ = compared(item, region(block(10), "Book", index=1))
     assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
 
 
