@@ -94,7 +94,7 @@ class Collector:
                 self.forget([str(annotation["id"]) for annotation in body["annotations"]], str(project))
             case "TASKS_DELETED":
                 self.forget_tasks([str(task["id"]) for task in body["tasks"]], str(project))
-            case _:
+            case _:  # START_TRAINING: the training was requested when the event was stored
                 pass
 
     def store(

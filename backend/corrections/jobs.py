@@ -87,7 +87,7 @@ def requeue_overdue() -> None:
     whose job is lost, and promotions that are not announced.
     """
     collector = get_collector()
-    inbox = WebhookInbox(collector.database, collector.connection, collector.settings.data_dir / "inbox")
+    inbox = WebhookInbox(collector.database, collector.connection, collector.settings.data_dir)
     inbox.flush_spool()
     with collector.database.session() as session:
         retry_due = (Event.attempts > 0) & (Event.due_at <= now())

@@ -32,10 +32,10 @@ STORED_ACTIONS = frozenset(
         "ANNOTATIONS_CREATED",
         "ANNOTATIONS_DELETED",
         "TASKS_DELETED",
-        "PROJECT_UPDATED",
         "START_TRAINING",
     }
 )
+SPOOL_FOLDER = "inbox"  # in DATA_DIR
 EVENT_TIMEOUT_S = 300
 EVENT_RETRIES = 2
 EVENT_FAILURE_TTL_S = 3600
@@ -49,10 +49,10 @@ class WebhookInbox:
     database as soon as possible.
     """
 
-    def __init__(self, database: Database, connection: Redis, spool: Path) -> None:
+    def __init__(self, database: Database, connection: Redis, data_dir: Path) -> None:
         self._database = database
         self._connection = connection
-        self._spool = spool
+        self._spool = data_dir / SPOOL_FOLDER
         self._spool_checked_until = 0.0
         self._spool_lock = threading.Lock()
 

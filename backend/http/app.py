@@ -126,7 +126,7 @@ def create_app(settings: BackendSettings) -> Starlette:
     metrics = Metrics(queue)
     database = Database(settings)
     predictor = Predictor(settings, queue, database)
-    inbox = WebhookInbox(database, connect(settings.redis_url), settings.data_dir / "inbox")
+    inbox = WebhookInbox(database, connect(settings.redis_url), settings.data_dir)
     routes = Routes(settings, predictor, inbox, metrics)
 
     @asynccontextmanager

@@ -78,9 +78,7 @@ def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any)
 
 
 def inbox(collector: Collector, connection: Redis | None = None) -> WebhookInbox:
-    return WebhookInbox(
-        collector.database, connection or collector.connection, collector.settings.data_dir / "inbox"
-    )
+    return WebhookInbox(collector.database, connection or collector.connection, collector.settings.data_dir)
 
 
 def send(collector: Collector, *bodies: dict[str, Any]) -> None:
