@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from test_collect import NOWHERE, digest_all, make, send
+from test_collect import NOWHERE, make, process_all, send
 
 from pixellm_model.learning.finetune import Progress
 from support.annotations import drawn, event
@@ -107,12 +107,12 @@ def learner(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture
 def corrected(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> Learner:
-    from backend.corrections import collector as collect
+    from backend.corrections import jobs
 
     made = make(learner.folder, learner.redis_url, retrain_every=0)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn(2 + number % 8)]) for number in range(1, IMAGES + 1)))
-    digest_all(made)
+    process_all(made)
     return learner
 
 
@@ -163,12 +163,12 @@ def test_without_corrections_there_is_nothing_to_do(learner: Learner) -> None:
 def test_what_no_gate_could_judge_is_not_trained(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.corrections import collector as collect
+    from backend.corrections import jobs
 
     made = make(tmp_path, redis_url, retrain_every=0)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn()]) for number in range(1, 7)))
-    digest_all(made)
+    process_all(made)
     number = runs.request(made.database, made.connection, "1", "test")
     settings = WorkerSettings(data_dir=made.settings.data_dir, redis_url=redis_url)
     lock = ProjectLock(made.connection, "1")

@@ -37,13 +37,13 @@ class Base(DeclarativeBase):
 
 
 class Event(Base):
-    """A webhook as it came. `digest` is the SHA-256 of the body, so that the same event is stored once."""
+    """A webhook as it came. `body_hash` is the SHA-256 of the body, so that an event is stored once."""
 
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_due", "state", "due_at"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    body_hash: Mapped[str] = mapped_column("digest", String(64), unique=True)
     action: Mapped[str] = mapped_column(String(64))
     project: Mapped[str | None] = mapped_column(String(64), index=True)
     body: Mapped[str] = mapped_column(Text)
