@@ -32,7 +32,7 @@ from worker.jobs.queue import connect
 from worker.learning import job as training_job
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, runs
-from worker.store.corrections import keep
+from worker.store.corrections import store
 from worker.store.dataset import split_of
 from worker.store.registry import Registry, split_name
 from worker.store.tables import Correction, TrainingRun, now
@@ -54,7 +54,7 @@ class Arrivals:
     def arrive(self, until: int) -> None:
         with self._database.session() as session:
             for number in range(self._arrived, until):
-                keep(session, self._correction(number))
+                store(session, self._correction(number))
         self._arrived = until
 
     def held_out(self) -> list[Sample]:

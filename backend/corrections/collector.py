@@ -120,7 +120,7 @@ class Collector:
         annotation_id, task_id = str(annotation["id"]), str(task["id"])
         updated_at = datetime.fromisoformat(annotation["updated_at"])
         with self.database.session() as session:
-            if not corrections_store.is_news(session, annotation_id, task_id, updated_at):
+            if not corrections_store.is_newer(session, annotation_id, task_id, updated_at):
                 return False
         correction = Correction(
             annotation=annotation_id,
@@ -136,7 +136,7 @@ class Collector:
         if not annotation.get("was_cancelled"):
             self._fill(correction, annotation["result"], task, label_config)
         with self.database.session() as session:
-            stored = corrections_store.keep(session, correction)
+            stored = corrections_store.store(session, correction)
         if stored:
             log.info(
                 "project %s, task %s: annotation %s is %s, %d turns",
@@ -155,7 +155,7 @@ class Collector:
             images = [
                 corrections_store.forget(session, annotation_id, project) for annotation_id in annotations
             ]
-        corrections_store.discard(self.blobs, [image for image in images if image])
+        corrections_store.delete_images(self.blobs, [image for image in images if image])
 
     def forget_tasks(self, tasks: Sequence[str], project: str) -> None:
         """Delete what all annotations of these tasks taught; later ones of them are ignored."""
@@ -165,7 +165,7 @@ class Collector:
                 for task_id in tasks
                 for image in corrections_store.forget_task(session, task_id, project)
             ]
-        corrections_store.discard(self.blobs, images)
+        corrections_store.delete_images(self.blobs, images)
 
     def reconcile(self, project: str) -> dict[str, int]:
         """Compare the corrections with Label Studio's annotations, and make good what was missed.
@@ -223,7 +223,7 @@ class Collector:
         with self.database.session() as session:
             last = runs.last_started(session, project)
             since = last.started_at if last else None
-            return len(corrections_store.learned_from(session, project, since))
+            return len(corrections_store.training_corrections(session, project, since))
 
     def _request_training_if_due(self, project: str) -> None:
         threshold = self.settings.retrain_every

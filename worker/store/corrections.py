@@ -13,7 +13,7 @@ from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.store.blobs import Blobs
 from worker.store.tables import Correction, Proposal, now
 
-LEARNED = ("labelled", "empty")  # statuses of corrections that are trained on
+TRAINED_STATUSES = ("labelled", "empty")  # statuses of corrections that are trained on
 MAX_PROPOSALS = 50  # the newest of a task that are considered
 
 
@@ -62,7 +62,7 @@ def proposals_of(session: Session, project: str, task: str, jobs: Iterable[str])
     return sorted(proposals.values(), key=lambda proposal: proposal.at)
 
 
-def is_news(session: Session, annotation: str, task: str, updated_at: datetime) -> bool:
+def is_newer(session: Session, annotation: str, task: str, updated_at: datetime) -> bool:
     """Whether an annotation as of `updated_at` is newer than what is stored; a deleted one never is."""
     if session.get(Correction, _tombstone_key(task)) is not None:
         return False
@@ -70,9 +70,9 @@ def is_news(session: Session, annotation: str, task: str, updated_at: datetime) 
     return stored is None or (stored.status != "deleted" and stored.updated_at < updated_at)
 
 
-def keep(session: Session, correction: Correction) -> bool:
+def store(session: Session, correction: Correction) -> bool:
     """Store a correction unless a newer one or a deletion is stored; returns whether it was stored."""
-    if not is_news(session, correction.annotation, correction.task, correction.updated_at):
+    if not is_newer(session, correction.annotation, correction.task, correction.updated_at):
         return False
     session.merge(correction)
     return True
@@ -87,7 +87,7 @@ def forget(session: Session, annotation: str, project: str) -> str | None:
         project: Its project.
 
     Returns:
-        The name of its image if no other correction uses that; the caller discards it.
+        The name of its image if no other correction uses that; the caller deletes it.
     """
     correction = session.get(Correction, annotation)
     image = correction.image if correction else None
@@ -113,7 +113,7 @@ def forget_task(session: Session, task: str, project: str) -> list[str]:
         project: Its project.
 
     Returns:
-        The names of the images that no other correction uses; the caller discards them.
+        The names of the images that no other correction uses; the caller deletes them.
     """
     annotations = session.scalars(
         select(Correction.annotation).where(Correction.task == task, Correction.status != "deleted")
@@ -125,7 +125,7 @@ def forget_task(session: Session, task: str, project: str) -> list[str]:
     return [image for image in images if image]
 
 
-def learned_from(session: Session, project: str, since: datetime | None = None) -> list[Correction]:
+def training_corrections(session: Session, project: str, since: datetime | None = None) -> list[Correction]:
     """Find the corrections to train on.
 
     Args:
@@ -137,7 +137,7 @@ def learned_from(session: Session, project: str, since: datetime | None = None) 
         The corrections with at least one turn, in a fixed order.
     """
     query = select(Correction).where(
-        Correction.project == project, Correction.status.in_(LEARNED), Correction.image.is_not(None)
+        Correction.project == project, Correction.status.in_(TRAINED_STATUSES), Correction.image.is_not(None)
     )
     if since is not None:
         query = query.where(Correction.taken_at > since)
@@ -145,7 +145,7 @@ def learned_from(session: Session, project: str, since: datetime | None = None) 
     return [correction for correction in corrections if correction.turns]
 
 
-def discard(blobs: Blobs, images: Iterable[str]) -> None:
+def delete_images(blobs: Blobs, images: Iterable[str]) -> None:
     """Delete images from the store."""
     for image in images:
         blobs.delete(image)

@@ -23,7 +23,7 @@ from sqlalchemy import func, select
 from worker.jobs.contract import CocoRLE
 from worker.jobs.masks import from_rle
 from worker.store import Blobs, Database
-from worker.store.corrections import learned_from
+from worker.store.corrections import training_corrections
 from worker.store.tables import Correction, Event
 
 HELD_OUT_PARTS, PARTS = 1, 5  # one fifth of the images is never trained on
@@ -91,7 +91,7 @@ def corrections_of(database: Database, project: str) -> list[Correction]:
         DatabaseUnavailable: The database cannot be used.
     """
     with database.session() as session:
-        return learned_from(session, project)
+        return training_corrections(session, project)
 
 
 def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Snapshot:
