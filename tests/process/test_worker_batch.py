@@ -56,7 +56,7 @@ def answers(*prompts: str) -> dict[str, str]:
     return {prompt: f"{prompt}, after 0 turns [1]" for prompt in prompts}
 
 
-def test_what_waits_is_answered_together_up_to_the_batch_size(workers: Workers) -> None:
+def test_waiting_jobs_are_answered_in_batches_up_to_the_batch_size(workers: Workers) -> None:
     prompts = [f"p{number}" for number in range(6)]
     ids = asked(workers, *prompts)
     workers.start()
@@ -169,7 +169,7 @@ def test_a_batch_is_not_lost_between_taking_and_answering_it(workers: Workers, m
     assert sorted(workers.batches()) == [["p0"], ["p1"], ["p2"]]
 
 
-def test_what_kills_workers_takes_nobody_along_twice(workers: Workers) -> None:
+def test_a_job_that_kills_workers_costs_the_others_of_its_batch_one_retry(workers: Workers) -> None:
     ids = asked(workers, "die", "p0", "p1")
     for _ in range(3):
         assert workers.start().wait(timeout=30) == -signal.SIGKILL

@@ -165,30 +165,38 @@ def export_coco(corrections: Sequence[Correction], blobs: Blobs, out: Path) -> N
                 "split": split_of(correction.image),
             },
         )
-        masks = {
-            (target["label"] or target["phrase"], target["mask"]["counts"]): target["mask"]
-            for turn in correction.turns
-            for target in turn["targets"]
-        }
-        for (name, counts), mask in masks.items():
-            encoded = {"size": mask["size"], "counts": counts.encode("ascii")}
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": image["id"],
-                    "category_id": categories.setdefault(name, len(categories) + 1),
-                    "segmentation": mask,
-                    "area": int(coco_mask.area(encoded)),
-                    "bbox": [float(side) for side in coco_mask.toBbox(encoded)],
-                    "iscrowd": 0,
-                }
-            )
+        for name, mask in _labelled_masks(correction):
+            category = categories.setdefault(name, len(categories) + 1)
+            annotations.append(_coco_annotation(len(annotations) + 1, image["id"], category, mask))
     instances = {
         "images": list(images.values()),
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
         "annotations": annotations,
     }
     (out / "instances.json").write_text(json.dumps(instances, indent=1) + "\n")
+
+
+def _labelled_masks(correction: Correction) -> list[tuple[str, dict[str, Any]]]:
+    """The label (or phrase) and the mask of each final target; a mask of several turns is there once."""
+    masks = {
+        (target["label"] or target["phrase"], target["mask"]["counts"]): target["mask"]
+        for turn in correction.turns
+        for target in turn["targets"]
+    }
+    return [(name, mask) for (name, _), mask in masks.items()]
+
+
+def _coco_annotation(number: int, image: int, category: int, mask: dict[str, Any]) -> dict[str, Any]:
+    encoded = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": mask,
+        "area": int(coco_mask.area(encoded)),
+        "bbox": [float(side) for side in coco_mask.toBbox(encoded)],
+        "iscrowd": 0,
+    }
 
 
 def statistics(database: Database, project: str) -> dict[str, Any]:
