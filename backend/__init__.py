@@ -1,0 +1,1 @@
+"""The Label Studio ML backend: answers prompts, stores webhooks, and turns annotations into corrections."""

@@ -1,5 +1,4 @@
-"""`python -m backend`: serves Label Studio; with `collect`, understands what annotators corrected; with
-`reconcile`, compares with Label Studio once."""
+"""The command line: `python -m backend [serve | collect | reconcile]`."""
 
 from __future__ import annotations
 
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 import uvicorn
 from redis.exceptions import RedisError
 
-from backend.corrections.collector import collector, known_projects
+from backend.corrections.collector import Collector
 from backend.corrections.process import collect
 from backend.http.app import create_app
 from backend.label_studio.client import LabelStudioUnavailable
@@ -22,21 +21,51 @@ from label_config import ConfigError
 from worker.startup import EXIT_CANNOT_START, configure_logging, read_settings
 from worker.store import DatabaseUnavailable
 
-# Prompts still waiting at a shutdown are answered by the next process when they are asked again.
-SHUTDOWN_S = 5
+# Prompts that wait at a shutdown are answered by the next process when they are sent again.
+SHUTDOWN_TIMEOUT_S = 5
+LISTEN_BACKLOG = 2048
 
 log = logging.getLogger("backend")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser("python -m backend", description=__doc__)
-    parser.add_argument("role", nargs="?", choices=("serve", "collect", "reconcile"), default="serve")
-    parser.add_argument("--project", help="for `reconcile`: its number (default: all that are known)")
-    asked = parser.parse_args(arguments)
+    """Run a command.
+
+    Args:
+        arguments: The command line; None: the process's own.
+
+    Returns:
+        The process's exit code.
+    """
+    parsed = _parser().parse_args(arguments)
     settings = read_settings(BackendSettings)
     configure_logging(settings.log_level)
-    if asked.role != "serve":
-        return _collect(settings) if asked.role == "collect" else _reconcile(asked.project)
+    match parsed.command:
+        case "collect":
+            return _collect(settings)
+        case "reconcile":
+            return _reconcile(parsed.project)
+        case _:
+            return _serve(settings)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m backend",
+        description="The Label Studio backend of PixelLM Assist; without a command it serves. "
+        "Settings are environment variables.",
+    )
+    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
+    commands.add_parser("serve", help="answer Label Studio's requests (the default)")
+    commands.add_parser("collect", help="turn webhooks into corrections, and request trainings")
+    reconcile = commands.add_parser(
+        "reconcile", help="compare the corrections with Label Studio's annotations once, and exit"
+    )
+    reconcile.add_argument("--project", help="the project's number (default: all known projects)")
+    return parser
+
+
+def _serve(settings: BackendSettings) -> int:
     try:
         listener = _listen(settings.host, settings.port)
     except OSError as error:
@@ -46,7 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         return EXIT_CANNOT_START
     config = uvicorn.Config(
-        create_app(settings), log_config=None, access_log=False, timeout_graceful_shutdown=SHUTDOWN_S
+        create_app(settings),
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,
     )
     log.info("listening on http://%s:%d", settings.host, settings.port)
     uvicorn.Server(config).run(sockets=[listener])
@@ -63,10 +95,10 @@ def _collect(settings: BackendSettings) -> int:
 
 def _reconcile(project: str | None) -> int:
     try:
-        mine = collector()
-        mine.database.migrate()
-        for one in [project] if project else known_projects(mine.database):
-            print(f"project {one}: {json.dumps(mine.reconcile(one))}")
+        collector = Collector.from_environment()
+        collector.database.migrate()
+        for project_id in [project] if project else collector.known_projects():
+            print(f"project {project_id}: {json.dumps(collector.reconcile(project_id))}")
     except (LabelStudioUnavailable, DatabaseUnavailable, ConfigError) as error:
         print(error, file=sys.stderr)
         return EXIT_CANNOT_START
@@ -75,9 +107,9 @@ def _reconcile(project: str | None) -> int:
 
 def _listen(host: str, port: int) -> socket.socket:
     family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    listener = socket.create_server(address[:2], family=family, backlog=2048)
-    # Connections inherit it. asyncio sets it only on sockets that name their protocol, as this one does not,
-    # and without it the kernel holds each small answer back for 40 ms.
+    listener = socket.create_server(address[:2], family=family, backlog=LISTEN_BACKLOG)
+    # Accepted connections inherit this. asyncio only sets it on sockets that name their protocol, which this
+    # one does not, and without it the kernel delays each small response by 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 

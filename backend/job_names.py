@@ -1,4 +1,4 @@
-"""The collector's queue and the functions that RQ finds by name in it. Every job path stands here."""
+"""The collector's queue, and the paths of all job functions in it, by which RQ finds them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from typing import Final
 
 CORRECTIONS_QUEUE: Final = "pixellm-corrections"
 
-PROCESS_EVENT: Final = "backend.corrections.collector.process_event"
-REQUEUE_OVERDUE: Final = "backend.corrections.collector.requeue_overdue"
-RECONCILE_ALL: Final = "backend.corrections.collector.reconcile_all"
-TRAIN_ALL: Final = "backend.corrections.collector.train_all"
-ANNOUNCE_VERSION: Final = "backend.corrections.collector.announce_version"
+PROCESS_EVENT: Final = "backend.corrections.jobs.process_event"
+REQUEUE_OVERDUE: Final = "backend.corrections.jobs.requeue_overdue"
+RECONCILE_ALL: Final = "backend.corrections.jobs.reconcile_all"
+TRAIN_ALL: Final = "backend.corrections.jobs.train_all"
+ANNOUNCE_VERSION: Final = "backend.corrections.jobs.announce_version"

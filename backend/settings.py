@@ -1,4 +1,4 @@
-"""The backend's settings: the worker's common ones, and what serving Label Studio needs."""
+"""The backend's settings: those that all processes share, and its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from worker.settings import Settings
 
 
 class BackendSettings(Settings):
-    """What `python -m backend` reads."""
+    """The settings of `python -m backend`, read from environment variables."""
 
     host: str = Field("127.0.0.1", description="Address to listen on; `0.0.0.0` for all networks.")
     port: int = Field(9090, ge=1, le=65535, description="Port to listen on.")
@@ -44,7 +44,6 @@ class BackendSettings(Settings):
     reconcile_every_s: int = Field(
         3600, ge=0, description="How often Label Studio's annotations are compared with ours; 0: never."
     )
-
     prelabel_tasks: int = Field(
         200, ge=0, description="Waiting tasks that a new version pre-labels at the most; 0: none."
     )

@@ -29,10 +29,10 @@ from pixellm_model.measuring.evaluation import evaluate
 from pixellm_model.samples import Sample
 from worker.jobs.masks import to_rle
 from worker.jobs.queue import connect
-from worker.learning import job as retrain
+from worker.learning import job as training_job
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, runs
-from worker.store.corrections import keep
+from worker.store.corrections import store
 from worker.store.dataset import split_of
 from worker.store.registry import Registry, split_name
 from worker.store.tables import Correction, TrainingRun, now
@@ -54,7 +54,7 @@ class Arrivals:
     def arrive(self, until: int) -> None:
         with self._database.session() as session:
             for number in range(self._arrived, until):
-                keep(session, self._correction(number))
+                store(session, self._correction(number))
         self._arrived = until
 
     def held_out(self) -> list[Sample]:
@@ -108,7 +108,7 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
         if count:
             began = time.perf_counter()
             number = runs.request(database, connect(redis_url), PROJECT, f"{count} corrections")
-            state = retrain.run(number)
+            state = training_job.run(number)
             row["seconds"] = round(time.perf_counter() - began, 1)
             with database.session() as session:
                 run = session.get_one(TrainingRun, number)

@@ -19,7 +19,7 @@ from demo.environment import ROOT
 from demo.label_studio import START_TIMEOUT_S, LabelStudio
 from demo.services import Service, Services, choose_port
 from worker.jobs.queue import connect
-from worker.jobs.status import published
+from worker.jobs.status import live_workers
 
 BACKEND_SECRETS = {"BASIC_AUTH_USER", "BASIC_AUTH_PASS", "WEBHOOK_SECRET"}
 REDIS_TIMEOUT_S = 30.0
@@ -150,7 +150,7 @@ class Stack:
         """The version that a worker serves, None while there is none that is ready."""
         try:
             with connect(self.redis_url) as connection:
-                return next((worker.model_version for worker in published(connection)), None)
+                return next((worker.model_version for worker in live_workers(connection)), None)
         except redis.RedisError:
             return None
 

@@ -1,10 +1,11 @@
-# The backend: Label Studio's side. No torch, no model.
+# The backend: Label Studio's side. No torch, no weights: of pixellm_model it uses the image decoder.
 FROM python:3.11-slim AS build
 WORKDIR /source
 RUN python -m venv /venv
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY backend backend
 COPY label_config label_config
+COPY pixellm_model pixellm_model
 COPY worker worker
 RUN /venv/bin/pip install --no-cache-dir -c constraints.txt ".[backend,postgresql]"
 

@@ -1,6 +1,6 @@
-"""Ready labeling configurations, and the one reader of configurations."""
+"""Label Studio labeling configurations: templates, a reader, and the mapping from phrases to labels."""
 
-from label_config.labels import labels_asked, map_label
+from label_config.labels import labels_in_prompt, map_label
 from label_config.reader import ConfigError, ImageControl, Label, LabelConfig, MaskControl, read_config
 
 __all__ = [
@@ -9,7 +9,7 @@ __all__ = [
     "Label",
     "LabelConfig",
     "MaskControl",
-    "labels_asked",
+    "labels_in_prompt",
     "map_label",
     "read_config",
 ]

@@ -1,4 +1,4 @@
-"""From the words of a prompt or an answer to a label of the project."""
+"""Maps the words of a prompt or an answer to labels of the project."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from itertools import takewhile
 
 from label_config.reader import LabelConfig
 
+# Names of a label for everything else, in lower case.
 CATCH_ALL = ("other", "object", "unknown")
 
-_Name = tuple[str, ...]
+_Words = tuple[str, ...]  # in lower case, without punctuation
 
 
-def _words(text: str) -> _Name:
+def _words(text: str) -> _Words:
+    """Split a text into words."""
     return tuple(re.findall(r"[^\W_]+", text.casefold()))
 
 
-_IRREGULAR = {
+_IRREGULAR_PLURALS = {
     "people": "person",
     "men": "man",
     "women": "woman",
@@ -29,8 +31,8 @@ _IRREGULAR = {
     "teeth": "tooth",
     "oxen": "ox",
 }
-# What follows one of these describes the thing and does not name it: "the cup on the plate" is a cup.
-_DESCRIBING = frozenset(
+# A phrase's head noun stands before the first of these: "the cup on the plate" is a cup.
+_MODIFIER_STARTS = frozenset(
     _words(
         "about above across against along among around as at behind below beneath beside between beyond "
         "by for from in inside into near next of off on onto opposite out outside over past that through "
@@ -40,8 +42,8 @@ _DESCRIBING = frozenset(
         "watching wearing"
     )
 )
-# "A pair of cups" are cups, unlike "a bottle of water".
-_COLLECTIVE = frozenset(
+# After one of these, the head noun follows "of": "a pair of cups" are cups, "a bottle of water" is a bottle.
+_QUANTIFIERS = frozenset(
     _words(
         "bunch couple crowd dozen flock group herd heap line lot number pack pair part piece pile row "
         "set stack type kind all any both each every few many most none one other rest several some two "
@@ -51,77 +53,90 @@ _COLLECTIVE = frozenset(
 
 
 def map_label(phrase: str, config: LabelConfig) -> str | None:
-    """The label value that results carry for what `phrase` names.
+    """Return the label for what a phrase names.
 
-    In this order: a label's or alias's exact text; the same words in any case, singular or plural; the
-    longest name that ends the phrase's noun ("the two small red mugs on the left" ends in "mugs"). A phrase
-    that names no label gets the label called Other, Object or Unknown, else the only label if there is just
-    one, else None.
+    In this order: a label or alias with exactly this text; one with the same words in any case, singular or
+    plural; the longest one that ends the phrase's noun ("the two small red mugs on the left" ends in "mugs");
+    the label called Other, Object or Unknown; the only label if there is just one.
+
+    Args:
+        phrase: What the model calls a target, for example "the red mug".
+        config: The project's labeling configuration.
+
+    Returns:
+        The value that results carry; None if no label fits.
     """
-    label, _ = _named(phrase, config)
+    label, _ = _find_label(phrase, config)
     return label or _fallback(config)
 
 
-def labels_asked(prompt: str, config: LabelConfig) -> dict[str, str]:
-    """The labels that a prompt asks for by name, each with the words that name it: {"Cup": "mugs", "Book":
-    "book"} for "segment the red mugs and the book". Nothing falls back to Other here."""
-    asked: dict[str, str] = {}
+def labels_in_prompt(prompt: str, config: LabelConfig) -> dict[str, str]:
+    """Return the labels that a prompt asks for by name, each with the words that name it.
+
+    "Segment the red mugs and the book" gives {"Cup": "mugs", "Book": "book"}. Nothing falls back to Other
+    here.
+    """
+    labels: dict[str, str] = {}
     for phrase in re.split(r"[,;&+]|\b(?:and|or|plus)\b", prompt):
-        label, words = _named(phrase, config)
+        label, words = _find_label(phrase, config)
         if label is not None:
-            asked.setdefault(label, words)
-    return asked
+            labels.setdefault(label, words)
+    return labels
 
 
-def _named(phrase: str, config: LabelConfig) -> tuple[str | None, str]:
-    """The label that `phrase` names, if any, and its words that do."""
-    exact, names = _indices(config)
-    if phrase.strip() in exact:
-        return exact[phrase.strip()], phrase.strip()
-    noun = _noun(phrase)
+def _find_label(phrase: str, config: LabelConfig) -> tuple[str | None, str]:
+    """Return the label that `phrase` names, and the words that name it; (None, "") if it names none."""
+    by_text, by_words = _name_indices(config)
+    if phrase.strip() in by_text:
+        return by_text[phrase.strip()], phrase.strip()
+    noun = _head_noun(phrase)
     candidates = [_words(phrase), *(noun[start:] for start in range(len(noun)))]
     for candidate in candidates:
-        for form in _forms(candidate):
-            if form in names:
-                return names[form], " ".join(candidate)
+        for form in _singular_forms(candidate):
+            if form in by_words:
+                return by_words[form], " ".join(candidate)
     return None, ""
 
 
 @lru_cache(maxsize=64)
-def _indices(config: LabelConfig) -> tuple[dict[str, str], dict[_Name, str]]:
-    """Text to label, words to label. Where names clash, a label's own beats an alias, then the first."""
-    named = [(label.value, label.value) for label in config.labels]
-    named += [(alias, label.value) for label in config.labels for alias in label.aliases]
-    exact: dict[str, str] = {}
-    names: dict[_Name, str] = {}
-    for name, label in named:
-        exact.setdefault(name, label)
-        names.setdefault(_words(name), label)
-    for name, label in named:
-        for form in _forms(_words(name)):
-            names.setdefault(form, label)
-    names.pop((), None)
-    return exact, names
+def _name_indices(config: LabelConfig) -> tuple[dict[str, str], dict[_Words, str]]:
+    """Return labels by exact text and by words.
+
+    Where names clash, a label's value wins over an alias, then the first one wins.
+    """
+    names = [(label.value, label.value) for label in config.labels]
+    names += [(alias, label.value) for label in config.labels for alias in label.aliases]
+    by_text: dict[str, str] = {}
+    by_words: dict[_Words, str] = {}
+    for name, label in names:
+        by_text.setdefault(name, label)
+        by_words.setdefault(_words(name), label)
+    for name, label in names:
+        for form in _singular_forms(_words(name)):
+            by_words.setdefault(form, label)
+    by_words.pop((), None)
+    return by_text, by_words
 
 
-def _noun(phrase: str) -> _Name:
-    """The words up to and with the head noun: no clause after it, no number behind it."""
+def _head_noun(phrase: str) -> _Words:
+    """Return the words up to the head noun, without what follows it."""
     words = list(_words(re.split(r"[,;:.(\[]", phrase.strip(" ,;:.([\"'"), maxsplit=1)[0]))
-    while "of" in words[1:] and words[words.index("of", 1) - 1] in _collectives():
+    while "of" in words[1:] and words[words.index("of", 1) - 1] in _quantifiers():
         del words[: words.index("of", 1) + 1]
-    noun = list(takewhile(lambda word: word not in _DESCRIBING, words))
+    noun = list(takewhile(lambda word: word not in _MODIFIER_STARTS, words))
     while noun and noun[-1].isdigit():
         noun.pop()
     return tuple(noun)
 
 
 @lru_cache(maxsize=1)
-def _collectives() -> frozenset[str]:
-    return _COLLECTIVE | {f"{word}s" for word in _COLLECTIVE}
+def _quantifiers() -> frozenset[str]:
+    """Return the quantifiers, in singular and plural."""
+    return _QUANTIFIERS | {f"{word}s" for word in _QUANTIFIERS}
 
 
-def _forms(words: _Name) -> Iterator[_Name]:
-    """The words as they are, then with the last one as each singular it may be the plural of."""
+def _singular_forms(words: _Words) -> Iterator[_Words]:
+    """Yield the words as they are, then with each possible singular of the last one."""
     if not words:
         return
     yield words
@@ -131,8 +146,9 @@ def _forms(words: _Name) -> Iterator[_Name]:
 
 
 def _singulars(word: str) -> Iterator[str]:
-    if word in _IRREGULAR:
-        yield _IRREGULAR[word]
+    """Yield each word that `word` may be the plural of."""
+    if word in _IRREGULAR_PLURALS:
+        yield _IRREGULAR_PLURALS[word]
     if len(word) < 3 or not word.endswith("s") or word.endswith("ss"):
         return
     if word.endswith("ies"):
@@ -146,6 +162,7 @@ def _singulars(word: str) -> Iterator[str]:
 
 
 def _fallback(config: LabelConfig) -> str | None:
+    """Return the label for phrases that name none."""
     for label in config.labels:
         if any(name.casefold() in CATCH_ALL for name in (label.value, *label.aliases)):
             return label.value

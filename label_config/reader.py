@@ -1,7 +1,7 @@
-"""What a Label Studio labeling configuration says: which controls hold image, prompt, masks and answer.
+"""Reads Label Studio labeling configurations: which controls hold the image, prompt, masks and answer.
 
-Controls are found by what they do, so that an existing project needs no renaming; a name decides only where
-several would fit.
+Controls are found by their function, so that nothing in an existing project has to be renamed; names decide
+only where several controls would fit.
 """
 
 from __future__ import annotations
@@ -19,12 +19,17 @@ MaskKind = Literal["brushlabels", "bitmasklabels"]
 
 
 class ConfigError(ValueError):
-    """The labeling configuration cannot be used; the message names the tag and the mend."""
+    """The labeling configuration cannot be used; the message names the tag and what to change."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """`value` is what results carry; `aliases` are further names of the same thing."""
+    """One label.
+
+    Attributes:
+        value: What results carry.
+        aliases: Further names of the same thing.
+    """
 
     value: str
     aliases: tuple[str, ...] = ()
@@ -32,7 +37,12 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class ImageControl:
-    """The `<Image>` tag; `key` is the field of the task's data that holds the picture."""
+    """The `<Image>` tag.
+
+    Attributes:
+        name: The tag's name.
+        key: The field of a task's data that holds the image's address.
+    """
 
     name: str
     key: str
@@ -40,7 +50,12 @@ class ImageControl:
 
 @dataclass(frozen=True, slots=True)
 class MaskControl:
-    """The tag that masks belong to; `kind` is also the type of its results."""
+    """The tag that masks belong to.
+
+    Attributes:
+        name: The tag's name.
+        kind: The tag in lower case, which is also the type of its results.
+    """
 
     name: str
     kind: MaskKind
@@ -48,8 +63,16 @@ class MaskControl:
 
 @dataclass(frozen=True, slots=True)
 class LabelConfig:
-    """`prompt` and `answer` are names of `<TextArea>` tags on the image, None where there is none.
-    `task_prompt_key` is the field of a task's data that may hold a prompt for batch pre-labelling."""
+    """What is used of a labeling configuration.
+
+    Attributes:
+        image: The image that is labelled.
+        mask: The control that masks belong to.
+        prompt: The name of the `<TextArea>` that prompts are typed into; None if there is none.
+        answer: The name of the `<TextArea>` that shows the model's answer; None if there is none.
+        labels: The labels of the masks; at least one.
+        task_prompt_key: The field of a task's data that may hold a prompt for batches.
+    """
 
     image: ImageControl
     mask: MaskControl
@@ -61,7 +84,7 @@ class LabelConfig:
 
 @dataclass(frozen=True, slots=True)
 class _Tag:
-    """A tag with its name and attribute names in lower case, as Label Studio compares them."""
+    """An element with tag and attribute names in lower case, since Label Studio ignores their case."""
 
     tag: str
     attributes: dict[str, str]
@@ -69,15 +92,24 @@ class _Tag:
 
     @property
     def name(self) -> str:
+        """The control's name; empty if it has none."""
         return self.attributes.get("name", "")
 
-    def says(self, attribute: str, value: bool) -> bool:
+    def has_flag(self, attribute: str, value: bool) -> bool:
+        """Return whether a boolean attribute is there and has this value."""
         return self.attributes.get(attribute, "").strip().lower() == str(value).lower()
 
 
 @lru_cache(maxsize=64)
 def read_config(xml: str) -> LabelConfig:
-    """Reads a labeling configuration; the same text is read once. Raises ConfigError."""
+    """Read a labeling configuration; the newest results are cached.
+
+    Args:
+        xml: The configuration as Label Studio sends it.
+
+    Raises:
+        ConfigError: It is no XML, or it lacks an image, masks or labels, or controls are ambiguous.
+    """
     tags = [_as_tag(element) for element in _parse(xml).iter()]
     mask = _mask_tag(tags)
     image = _image_control(tags, mask)
@@ -87,7 +119,7 @@ def read_config(xml: str) -> LabelConfig:
         if tag.tag == "textarea"
         and tag.name
         and tag.attributes.get("toname") == image.name
-        and not tag.says("perregion", True)
+        and not tag.has_flag("perregion", True)
     ]
     prompt = _prompt_tag(texts)
     answer = _answer_tag([tag for tag in texts if tag is not prompt])
@@ -106,7 +138,7 @@ def _parse(xml: str) -> ElementTree.Element:
         raise ConfigError(
             f"The labeling configuration is longer than {MAX_CONFIG_CHARS} characters; shorten it."
         )
-    # Entities can grow without bound or name files, and no labeling configuration needs them.
+    # Entities can expand without bound or refer to files, and no labeling configuration needs them.
     if re.search(r"<!\s*(DOCTYPE|ENTITY)", xml, re.IGNORECASE):
         raise ConfigError(
             "The labeling configuration declares a DOCTYPE or entities; remove the declaration."
@@ -115,7 +147,7 @@ def _parse(xml: str) -> ElementTree.Element:
         return ElementTree.fromstring(xml)
     except (ElementTree.ParseError, ValueError) as error:
         raise ConfigError(
-            f"The labeling configuration is not well-formed XML ({error}); mend it there."
+            f"The labeling configuration is not well-formed XML ({error}); fix it there."
         ) from error
 
 
@@ -125,24 +157,24 @@ def _as_tag(element: ElementTree.Element) -> _Tag:
 
 
 def _mask_tag(tags: list[_Tag]) -> _Tag:
-    found = [tag for tag in tags if tag.tag in get_args(MaskKind)]
-    if not found:
+    mask_tags = [tag for tag in tags if tag.tag in get_args(MaskKind)]
+    if not mask_tags:
         raise ConfigError(
             "The labeling configuration has nowhere to put masks; add "
             '<BrushLabels name="mask" toName="image"> with a <Label value="..."/> for each class.'
         )
-    mask = _only(found, "mask", "<BrushLabels> or <BitmaskLabels>")
+    mask = _only(mask_tags, "mask", "<BrushLabels> or <BitmaskLabels>")
     if not mask.name:
         raise ConfigError('The <BrushLabels> or <BitmaskLabels> tag has no name; give it name="mask".')
     return mask
 
 
 def _image_control(tags: list[_Tag], mask: _Tag) -> ImageControl:
-    wanted = mask.attributes.get("toname", "")
-    image = next((tag for tag in tags if tag.tag == "image" and tag.name and tag.name == wanted), None)
+    image_name = mask.attributes.get("toname", "")
+    image = next((tag for tag in tags if tag.tag == "image" and tag.name and tag.name == image_name), None)
     if image is None:
         raise ConfigError(
-            f'The mask control "{mask.name}" has toName="{wanted}", and no <Image> has that name; '
+            f'The mask control "{mask.name}" has toName="{image_name}", and no <Image> has that name; '
             'add <Image name="image" value="$image"/> and set toName="image".'
         )
     key = _data_key(image)
@@ -155,29 +187,32 @@ def _image_control(tags: list[_Tag], mask: _Tag) -> ImageControl:
 
 
 def _prompt_tag(texts: list[_Tag]) -> _Tag | None:
-    """A text area that sends what is typed is smart; without the attribute Label Studio sends it too."""
-    smart = [tag for tag in texts if tag.says("smart", True)]
+    """Return the smart text area, else the one named `prompt`: Label Studio sends the text of both."""
+    smart = [tag for tag in texts if tag.has_flag("smart", True)]
     if smart:
         return _only(smart, "prompt", 'prompt control, a <TextArea smart="true">')
     return next((tag for tag in texts if tag.name == "prompt"), None)
 
 
 def _answer_tag(texts: list[_Tag]) -> _Tag | None:
-    """Only a control of that name, or one that annotators cannot write in: their own notes are not ours."""
-    fits = [tag for tag in texts if tag.name == "answer" or tag.says("editable", False)]
-    return _only(fits, "answer", 'answer control, a <TextArea editable="false">') if fits else None
+    """Return the text area named `answer` or not editable; any other may hold annotators' own notes."""
+    candidates = [tag for tag in texts if tag.name == "answer" or tag.has_flag("editable", False)]
+    if not candidates:
+        return None
+    return _only(candidates, "answer", 'answer control, a <TextArea editable="false">')
 
 
-def _only(tags: list[_Tag], name: str, what: str) -> _Tag:
-    """The only one, else the only one of that name."""
+def _only(tags: list[_Tag], name: str, description: str) -> _Tag:
+    """Return the only tag, else the only one with that name."""
     if len(tags) == 1:
         return tags[0]
-    named = [tag for tag in tags if tag.name == name]
-    if len(named) == 1:
-        return named[0]
+    with_name = [tag for tag in tags if tag.name == name]
+    if len(with_name) == 1:
+        return with_name[0]
     names = ", ".join(f'"{tag.name}"' for tag in tags)
     raise ConfigError(
-        f'The labeling configuration has more than one {what} ({names}); keep one or name one "{name}".'
+        f"The labeling configuration has more than one {description} ({names}); "
+        f'keep one or name one "{name}".'
     )
 
 
@@ -187,11 +222,11 @@ def _labels(mask: _Tag) -> tuple[Label, ...]:
         value = tag.attributes.get("value", "").strip()
         if tag.tag != "label" or not value:
             continue
-        # A label with an alias is written into results under its alias, and shown by its value.
-        written = tag.attributes.get("alias", "").strip() or value
+        # Results carry the alias of a label that has one; the editor shows the value.
+        result_value = tag.attributes.get("alias", "").strip() or value
         names = [value, *(name.strip() for name in tag.attributes.get("predicted_values", "").split(","))]
         labels.append(
-            Label(written, tuple(dict.fromkeys(name for name in names if name and name != written)))
+            Label(result_value, tuple(dict.fromkeys(name for name in names if name and name != result_value)))
         )
     if not labels:
         raise ConfigError(
@@ -201,7 +236,7 @@ def _labels(mask: _Tag) -> tuple[Label, ...]:
 
 
 def _task_prompt_key(tags: list[_Tag], prompt: _Tag | None) -> str:
-    """The field that pre-fills the prompt control, else the one a text named for it shows, else the usual."""
+    """Return the field shown by the prompt control, else by a text named for prompts, else the default."""
     if prompt is not None and (key := _data_key(prompt)):
         return key
     shown = (tag for tag in tags if tag.tag in ("text", "header") and tag.name in ("prompt", "task_prompt"))
@@ -209,5 +244,6 @@ def _task_prompt_key(tags: list[_Tag], prompt: _Tag | None) -> str:
 
 
 def _data_key(tag: _Tag) -> str | None:
+    """Return the field of the task's data that the tag shows; None if it shows a fixed text."""
     value = tag.attributes.get("value", "").strip()
     return value[1:] or None if value.startswith("$") else None

@@ -8,8 +8,9 @@ from pixellm_model.errors import CheckpointError, PromptError
 from pixellm_model.request import Picture, Request
 
 if TYPE_CHECKING:
+    from pixellm_model.engine.answers import Segmentation, Target
     from pixellm_model.engine.prefix_cache import PrefixCache
-    from pixellm_model.engine.segmenter import Segmentation, Segmenter, Target
+    from pixellm_model.engine.segmenter import Segmenter
 
 __version__ = "0.1.0"
 
@@ -27,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # torch and transformers take seconds to import; who only names an error need not wait for them.
+    # Importing torch and transformers takes seconds; `from pixellm_model import PromptError` must not.
     if name in __all__:
         from pixellm_model.engine import segmenter
 

@@ -82,15 +82,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _segment(args: argparse.Namespace) -> None:
-    from PIL import Image, ImageOps, UnidentifiedImageError
-
     from pixellm_model.engine.segmenter import Segmenter
+    from pixellm_model.image_file import ImageFileError, decode
     from pixellm_model.measuring.overlay import draw_overlay
 
     try:
-        image = ImageOps.exif_transpose(Image.open(args.image)).convert("RGB")
-    except UnidentifiedImageError:
-        raise ValueError(f"{args.image} is not an image that Pillow can read.") from None
+        image = decode(args.image.read_bytes(), formats=None)
+    except ImageFileError as error:
+        raise ValueError(f"{args.image}: {error}") from None
     segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype, args.vision_tower)
     if args.adapter:
         segmenter = segmenter.with_adapter(args.adapter)
@@ -115,7 +114,7 @@ def _as_json(result: object, size: tuple[int, int], version: str) -> dict[str, o
     import numpy as np
     from pycocotools import mask as coco
 
-    from pixellm_model.engine.segmenter import Segmentation
+    from pixellm_model.engine.answers import Segmentation
 
     assert isinstance(result, Segmentation)
     targets = []

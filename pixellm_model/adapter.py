@@ -1,9 +1,10 @@
-"""What fine-tuning changes, apart from its base: LoRA, codebook rows, projectors, neck, pixel decoder.
+"""Adapters: the weights that fine-tuning changes, stored apart from their base.
 
-An adapter is a folder: `adapter.json` says what it is and of which base, `adapter_model.safetensors` holds
-its tensors. A model with an adapter shares all other tensors with its base, so that many projects cost one
-base in memory and none can disturb another. What trains follows the reference (specification section 10.4),
-with two differences: of the embeddings only the codebook's rows, and the neck as well.
+They are LoRA factors of the language model's attention, the codebook's embedding rows, the projectors, the
+neck and the pixel decoder. An adapter is a folder: `adapter.json` (an `AdapterConfig`) and
+`adapter_model.safetensors`. A model with an adapter shares all other tensors with its base, so many adapters
+cost one base in memory and none can change another. What is trained follows the reference (specification
+section 10.4), with two differences: of the embeddings only the codebook's rows, and the neck as well.
 """
 
 from __future__ import annotations
@@ -26,14 +27,22 @@ from pixellm_model.model import PixelLM
 
 CONFIG, WEIGHTS = "adapter.json", "adapter_model.safetensors"
 FORMAT = 1
-# Children of `model.model` that are trained whole; each adapter has its own.
-WHOLE = ("mm_projector", "out_mm_projector", "image_feature_neck", "text_hidden_fcs", "mask_decoder")
+# Children of `model.model` whose weights are all trained; each adapter has its own copy.
+TRAINED_PARTS = ("mm_projector", "out_mm_projector", "image_feature_neck", "text_hidden_fcs", "mask_decoder")
 LORA_TARGETS = r"layers\.\d+\.self_attn\.(q_proj|v_proj)"
 
 
 @dataclass(frozen=True)
 class AdapterConfig:
-    """`base` is the fingerprint of the checkpoint it was trained on; `codebook` are the rows it replaces."""
+    """What an adapter is.
+
+    Attributes:
+        base: fingerprint of the checkpoint it was trained on (`checkpoint.fingerprint`).
+        codebook: ids of the embedding rows it replaces.
+        lora_r: rank of the LoRA factors.
+        lora_alpha: LoRA's scale times its rank.
+        lora_dropout: dropout before the LoRA factors while training, 0..1.
+    """
 
     base: str
     codebook: tuple[int, ...]
@@ -54,16 +63,18 @@ class TunedEmbedding(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
+        """The base's table (vocabulary, D), without the replaced rows."""
         return self.table.weight
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Token ids (...) -> embeddings (..., D)."""
         hit = torch.eq(tokens[..., None], self.ids)  # (..., len(ids))
         own = hit.to(self.rows.dtype) @ self.rows  # (..., D)
         return torch.where(hit.any(-1, keepdim=True), own.to(self.table.weight.dtype), self.table(tokens))
 
 
 class TunedHead(nn.Module):
-    """An output head with the same rows replaced."""
+    """An output head with some rows replaced by `rows` (len(ids), D)."""
 
     ids: torch.Tensor
 
@@ -74,18 +85,28 @@ class TunedHead(nn.Module):
 
     @property
     def weight(self) -> torch.Tensor:
+        """The base's matrix (vocabulary, D), without the replaced rows."""
         return self.head.weight
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Hidden states (..., D) -> logits (..., vocabulary)."""
         own = F.linear(hidden, self.rows.to(hidden.dtype))
         logits = self.head(hidden)
         return logits.index_copy(-1, self.ids, own.to(logits.dtype))
 
 
 def attach(base: PixelLM, config: AdapterConfig) -> PixelLM:
-    """A model that shares `base`'s tensors, with a fresh adapter that changes nothing yet. Only the adapter's
-    tensors require gradients, in float32."""
-    own = {id(p) for name in WHOLE for p in getattr(base.model, name).parameters()}
+    """Make a model with a new adapter, which does not change the answers yet.
+
+    Args:
+        base: the base; it is not changed.
+        config: what the adapter is to be.
+
+    Returns:
+        A model in evaluation mode that shares the base's tensors. Only the adapter's own tensors require
+        gradients; they are float32.
+    """
+    own = {id(p) for name in TRAINED_PARTS for p in getattr(base.model, name).parameters()}
     shared = [t for t in (*base.parameters(), *base.buffers()) if id(t) not in own]
     model = copy.deepcopy(base, {id(tensor): tensor for tensor in shared})
     lora = LoraConfig(
@@ -103,15 +124,21 @@ def attach(base: PixelLM, config: AdapterConfig) -> PixelLM:
     model.model.embed_tokens = TunedEmbedding(table, config.codebook, rows)
     setattr(model, "lm_head", TunedHead(head, config.codebook, head_rows))  # noqa: B010, in a Linear's place
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(_trains(name))
-        # The fixed tables of position codes are buffers and stay as they are.
+        parameter.requires_grad_(_is_trained(name))
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     return model.eval()
 
 
 def save(model: PixelLM, config: AdapterConfig, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Write the adapter of a model that `attach` made; tensors are rounded to `dtype`."""
+    """Write the adapter of a model.
+
+    Args:
+        model: a model that `attach` made.
+        config: the configuration it was made with.
+        folder: where to write; created if missing.
+        dtype: what the tensors are rounded to.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to("cpu", dtype).contiguous() for name, p in trained(model).items()}
     save_file(tensors, folder / WEIGHTS)
@@ -119,9 +146,18 @@ def save(model: PixelLM, config: AdapterConfig, folder: Path, dtype: torch.dtype
 
 
 def load(base: PixelLM, fingerprint: str, folder: Path) -> PixelLM:
-    """`base` with the adapter of a folder, ready to answer.
+    """Load an adapter.
 
-    Raises CheckpointError when the folder is no adapter, or one of another base, or its tensors do not fit.
+    Args:
+        base: the base model; it is not changed.
+        fingerprint: the base's fingerprint.
+        folder: the adapter's folder.
+
+    Returns:
+        A model in evaluation mode that shares the base's tensors, all in the base's dtype and on its device.
+
+    Raises:
+        CheckpointError: the folder is not an adapter, belongs to another base, or its tensors do not fit.
     """
     config = read_config(folder)
     if config.base != fingerprint:
@@ -138,9 +174,9 @@ def load(base: PixelLM, fingerprint: str, folder: Path) -> PixelLM:
     model = attach(base, config)
     parameters = trained(model)
     if tensors.keys() != parameters.keys():
-        odd = sorted(tensors.keys() ^ parameters.keys())
+        differing = sorted(tensors.keys() ^ parameters.keys())
         raise CheckpointError(
-            f"The adapter in {folder} does not fit: {len(odd)} tensors such as {odd[0]} differ."
+            f"The adapter in {folder} does not fit: {len(differing)} tensors such as {differing[0]} differ."
         )
     for name, parameter in parameters.items():
         if tensors[name].shape != parameter.shape:
@@ -152,11 +188,20 @@ def load(base: PixelLM, fingerprint: str, folder: Path) -> PixelLM:
     return model.requires_grad_(False).eval()
 
 
-def soften(base: PixelLM, folder: Path, share: float, out: Path) -> None:
-    """Write to `out` the adapter of `folder` with only `share` (0..1) of what it changes in `base`.
+def interpolate(base: PixelLM, folder: Path, share: float, out: Path) -> None:
+    """Write an adapter whose weights lie between the base's and a trained adapter's (WiSE-FT).
 
-    Weights between a model and its fine-tuned self keep most of what was learned and forget far less
-    (Wortsman et al., "Robust fine-tuning of zero-shot models", 2022). Raises CheckpointError as `load` does.
+    Such weights keep most of what was learned and forget much less: Wortsman et al., "Robust fine-tuning of
+    zero-shot models", CVPR 2022.
+
+    Args:
+        base: the base model; it is not changed.
+        folder: the trained adapter's folder.
+        share: weight of the trained adapter, 0 (the base) to 1 (the adapter as it is).
+        out: folder of the new adapter; created if missing.
+
+    Raises:
+        CheckpointError: `folder` is not an adapter, or does not fit the base.
     """
     config = read_config(folder)
     start = trained(attach(base, config))
@@ -165,7 +210,7 @@ def soften(base: PixelLM, folder: Path, share: float, out: Path) -> None:
         raise CheckpointError(f"The adapter in {folder} does not fit this base.")
     for name, end in tensors.items():
         if "lora_A" in name:
-            continue  # the change is the product of both factors; one of them is scaled
+            continue  # the change is the product of both factors: only lora_B is scaled
         before = torch.zeros_like(end) if "lora_B" in name else start[name].detach().to("cpu", end.dtype)
         tensors[name] = torch.lerp(before.float(), end.float(), share).to(end.dtype)
     out.mkdir(parents=True, exist_ok=True)
@@ -174,7 +219,11 @@ def soften(base: PixelLM, folder: Path, share: float, out: Path) -> None:
 
 
 def read_config(folder: Path) -> AdapterConfig:
-    """Raises CheckpointError when `adapter.json` is missing or is not one."""
+    """Read a folder's `adapter.json`.
+
+    Raises:
+        CheckpointError: it is missing or does not describe an adapter.
+    """
     path = folder / CONFIG
     try:
         values: dict[str, Any] = json.loads(path.read_text("utf-8"))
@@ -189,10 +238,10 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def trained(model: PixelLM) -> dict[str, nn.Parameter]:
-    """The adapter's own tensors by name; a tied head's rows once."""
-    return {name: p for name, p in model.named_parameters() if _trains(name)}
+    """The adapter's own parameters by name; the rows that a tied head shares are listed once."""
+    return {name: p for name, p in model.named_parameters() if _is_trained(name)}
 
 
-def _trains(name: str) -> bool:
+def _is_trained(name: str) -> bool:
     part = name.removeprefix("model.").split(".")[0]
-    return "lora_" in name or name.endswith(".rows") or (name.startswith("model.") and part in WHOLE)
+    return "lora_" in name or name.endswith(".rows") or (name.startswith("model.") and part in TRAINED_PARTS)

@@ -1,25 +1,35 @@
-"""What every data reader and the scene renderer yield: an image with questions, answers and masks."""
+"""Annotated images: what the data readers and the scene renderer yield, for training and evaluation."""
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-PLACEHOLDER = "{seg}"
+PLACEHOLDER = "{seg}"  # stands for a target in the text of an answer
+
+Mask = npt.NDArray[np.bool_]  # (H, W), H rows and W columns
+Pixels = npt.NDArray[np.uint8]  # (H, W, 3) RGB
 
 
 @dataclass(frozen=True)
 class Question:
     """A question about an image with its answer.
 
-    `answer` holds one `{seg}` per target, in the order of `masks` (each (H, W) bool) and `phrases` (the
-    words that name each target). `history` holds earlier (prompt, answer) turns about the same image, their
-    targets as `{seg}` or as displayed, `[1]`; they are read, not learned. Raises ValueError when answer,
-    masks and phrases differ in number or the masks in shape.
+    Attributes:
+        text: what is asked.
+        answer: the answer, with one PLACEHOLDER per target.
+        masks: the targets' masks, each (H, W) bool, in the order of the answer.
+        phrases: the words that name each target.
+        history: earlier (prompt, answer) turns about the same image, with targets as PLACEHOLDER or as
+            displayed, `[1]`. They are context only: no loss is taken on them.
+
+    Raises:
+        ValueError: answer, masks and phrases differ in number, or a mask is not two-dimensional bool.
     """
 
     text: str
     answer: str
-    masks: tuple[np.ndarray, ...]
+    masks: tuple[Mask, ...]
     phrases: tuple[str, ...]
     history: tuple[tuple[str, str], ...] = ()
 
@@ -39,9 +49,17 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, (H, W, 3) uint8, and its questions. Raises ValueError when a mask has another size."""
+    """An image and questions about it.
 
-    image: np.ndarray
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        questions: the questions; their masks are (H, W).
+
+    Raises:
+        ValueError: the image is of another shape or type, or a mask of another size.
+    """
+
+    image: Pixels
     questions: tuple[Question, ...]
 
     def __post_init__(self) -> None:

@@ -1,1 +1,1 @@
-"""The GPU's side: job contract, image fetching, the warm engine and its queue."""
+"""The GPU's side: jobs, images, the store of corrections and versions, serving and learning."""

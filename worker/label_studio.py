@@ -1,4 +1,4 @@
-"""Label Studio as the place images come from: which URLs are its own, and how it lets us in."""
+"""Label Studio's addresses and authentication, for fetching images and for its API."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from typing import Any, Literal
 import httpx
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+DEFAULT_LIFETIME_S = 300.0  # of an access token that does not say its own
+RENEW_AFTER = 0.8  # of its lifetime
 
 
 class SiteError(Exception):
     """Label Studio cannot be used as configured; the message says what to set.
 
     Attributes:
-        kind: `reference` for an address that has no meaning here, `denied` for a refused token.
+        kind: `reference` for an address that cannot be resolved, `denied` for a refused token.
     """
 
     def __init__(self, message: str, kind: Literal["reference", "denied"]) -> None:
@@ -26,18 +28,38 @@ class SiteError(Exception):
 
 
 class LabelStudioSite:
-    """The Label Studio at `url` (a sub-path is fine) with `api_key`; both may be empty."""
+    """A Label Studio instance.
+
+    Attributes:
+        auth: Authenticates httpx requests to it; None without an API key.
+    """
 
     def __init__(self, url: str, api_key: str) -> None:
+        """Set up the instance; nothing is requested yet.
+
+        Args:
+            url: Its address, with or without a sub-path; may be empty.
+            api_key: A personal access token or a legacy token; may be empty.
+        """
         self._base = httpx.URL(url.rstrip("/")) if url else None
         self.auth = _auth(self._base, api_key) if self._base and api_key else None
 
     def owns(self, url: httpx.URL) -> bool:
-        """Whether `url` has exactly this site's scheme, host and port: only there does the token go."""
+        """Whether `url` has exactly this site's scheme, host and port. The token must go nowhere else."""
         return self._base is not None and _origin(url) == _origin(self._base)
 
     def url_of(self, path: str) -> httpx.URL:
-        """The address of a path as tasks hold it, with or without the site's own sub-path in front."""
+        """Make the URL of a path that a task holds.
+
+        Args:
+            path: The path, with or without the site's own sub-path in front.
+
+        Returns:
+            The URL.
+
+        Raises:
+            SiteError: The site's address is not set.
+        """
         if self._base is None:
             raise SiteError(f"{path[:80]} is a Label Studio path: set LABEL_STUDIO_URL.", "reference")
         prefix = self._base.path.rstrip("/")
@@ -46,7 +68,18 @@ class LabelStudioSite:
         return httpx.URL(f"{str(self._base).rstrip('/')}{path}")
 
     def cloud_url(self, uri: str, task: str | None) -> httpx.URL:
-        """The address at which Label Studio hands out a cloud storage file (`s3://...`) of a task."""
+        """Make the URL at which Label Studio hands out a file in cloud storage.
+
+        Args:
+            uri: The file, such as `s3://bucket/name.png`.
+            task: The number of the task that holds it; Label Studio checks the right to it by the task.
+
+        Returns:
+            The URL.
+
+        Raises:
+            SiteError: The task's number is missing, or the site's address is not set.
+        """
         if task is None or not task.isascii() or not task.isdigit():
             raise SiteError(
                 f"{uri[:80]} is in cloud storage, which needs the number of its Label Studio task.",
@@ -75,7 +108,7 @@ class _LegacyToken(httpx.Auth):
 
 
 class _PersonalToken(httpx.Auth):
-    """A personal access token is only good for getting short-lived access tokens (300 s)."""
+    """Authenticates with a personal access token, which is exchanged for access tokens that live 300 s."""
 
     def __init__(self, base: httpx.URL, token: str) -> None:
         self._refresh_url = f"{str(base).rstrip('/')}/api/token/refresh/"
@@ -85,26 +118,26 @@ class _PersonalToken(httpx.Auth):
 
     def sync_auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
         if time.monotonic() >= self._renew_at:
-            response = yield self._renewal()
+            response = yield self._refresh_request()
             response.read()
-            self._renewed(response)
+            self._store_access_token(response)
         request.headers["Authorization"] = f"Bearer {self._access}"
         yield request
 
     async def async_auth_flow(self, request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
         if time.monotonic() >= self._renew_at:
-            self._renewed(await _whole((yield self._renewal())))
+            self._store_access_token(await _read((yield self._refresh_request())))
         request.headers["Authorization"] = f"Bearer {self._access}"
         response = yield request
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            self._renewed(await _whole((yield self._renewal())))
+            self._store_access_token(await _read((yield self._refresh_request())))
             request.headers["Authorization"] = f"Bearer {self._access}"
             yield request
 
-    def _renewal(self) -> httpx.Request:
+    def _refresh_request(self) -> httpx.Request:
         return httpx.Request("POST", self._refresh_url, json={"refresh": self._token})
 
-    def _renewed(self, response: httpx.Response) -> None:
+    def _store_access_token(self, response: httpx.Response) -> None:
         access = _json_object(response.content).get("access")
         if not response.is_success or not isinstance(access, str):
             raise SiteError(
@@ -113,22 +146,22 @@ class _PersonalToken(httpx.Auth):
                 "denied",
             )
         self._access = access
-        # The token's own span, not its end: the two machines' clocks need not agree.
+        # Its lifetime, not the time of its end: the clocks of the two machines may differ.
         claims = _claims(access)
         try:
-            lifetime = float(claims["exp"]) - float(claims["iat"])
+            lifetime_s = float(claims["exp"]) - float(claims["iat"])
         except (KeyError, TypeError, ValueError):
-            lifetime = 300.0
-        self._renew_at = time.monotonic() + 0.8 * lifetime
+            lifetime_s = DEFAULT_LIFETIME_S
+        self._renew_at = time.monotonic() + RENEW_AFTER * lifetime_s
 
 
-async def _whole(response: httpx.Response) -> httpx.Response:
+async def _read(response: httpx.Response) -> httpx.Response:
     await response.aread()
     return response
 
 
 def _claims(token: str) -> dict[str, Any]:
-    """What a JWT says about itself, unverified; empty for anything that is not a JWT."""
+    """The claims of a JWT, unverified; empty for anything that is not a JWT."""
     parts = token.split(".")
     if len(parts) != 3:
         return {}

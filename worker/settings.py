@@ -1,4 +1,4 @@
-"""The worker's settings; the backend's extend them. Names are the ecosystem's own."""
+"""Settings from environment variables: those that all processes share, and the worker's."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class Settings(BaseSettings):
-    """What both sides of the queue need. Every field is an environment variable of the same name."""
+    """Settings of every process. Each field is read from the environment variable of the same name."""
 
     model_config = SettingsConfigDict(case_sensitive=False, frozen=True, env_file=None, env_ignore_empty=True)
 
@@ -21,11 +21,11 @@ class Settings(BaseSettings):
         "INFO", description="DEBUG, INFO, WARNING or ERROR."
     )
     result_ttl_s: int = Field(
-        3600, gt=0, description="How long an answer is kept and given again to the same question."
+        3600, gt=0, description="How long an answer is kept and returned for the same prompt."
     )
     data_dir: Path = Field(
         Path("pixellm-data"),
-        description="Folder of what is learned: database, images, versions, training runs; shared by all.",
+        description="Folder of database, images, versions and training runs; shared by all processes.",
     )
     database_url: str = Field(
         "",
@@ -58,24 +58,24 @@ class Settings(BaseSettings):
 
 
 class WorkerSettings(Settings):
-    """What `python -m worker` reads; its flags override these."""
+    """Settings of `python -m worker`; its flags override them."""
 
     model_dir: Path | None = Field(None, description="A PixelLM checkpoint folder; unset: pixellm-mini.")
     device: str = Field("auto", description="`auto`, `cpu`, `cuda` or `cuda:N`.")
     dtype: str = Field("auto", description="`auto`, `float32`, `bfloat16`, `float16` or `int8`.")
     job_timeout_s: int = Field(300, gt=0, description="A segmentation job that runs longer is failed.")
     worker_batch_size: int = Field(
-        4, gt=0, description="At most this many waiting jobs are answered together; 1: one after the other."
+        4, gt=0, description="The most waiting jobs that are run as one batch; 1: one after the other."
     )
     image_cache_bytes: int = Field(
         256 * 2**20,
         ge=0,
-        description="Memory for the pictures of the last five minutes; 0: none.",
+        description="Memory for the images of the last five minutes; 0: none.",
     )
     prefix_cache_bytes: int = Field(
         512 * 2**20,
         ge=0,
-        description="The device's memory for what the model knows of images it was asked about; 0: none.",
+        description="Device memory for the key-value cache of images prompted before; 0: none.",
     )
     max_image_bytes: int = Field(64 * 2**20, gt=0, description="Larger image files are refused.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Images with more pixels are refused.")
@@ -84,21 +84,22 @@ class WorkerSettings(Settings):
         "", description="Comma-separated hosts in private networks that task images may come from."
     )
     adapters_kept: int = Field(
-        8, gt=0, description="Fine-tuned versions kept in memory, those used last; all share one base."
+        8, gt=0, description="The most fine-tuned versions in memory, those used last; all share one base."
     )
     retrain_recipe: Path | None = Field(
-        None, description="JSON with fields of `FineTuneRecipe` for retraining; unset: its defaults for size."
+        None, description="JSON with fields of `FineTuneRecipe` for retraining; unset: chosen by data size."
     )
     regression_data: Path | None = Field(
-        None, description="A data set no new version may fall on; unset: rendered scenes that ship."
+        None,
+        description="A data set on which a new version must not get worse; unset: shipped rendered scenes.",
     )
-    rehearsal_data: Path | None = Field(
-        None, description="A data set to train on beside corrections; unset: rendered scenes that ship."
+    replay_data: Path | None = Field(
+        None, description="A data set mixed into the training corrections; unset: shipped rendered scenes."
     )
     gate_margin: float = Field(
-        0.01, ge=0, le=1, description="By how much gIoU on held-out corrections must rise for a promotion."
+        0.01, ge=0, le=1, description="The least rise of gIoU on held-out corrections for a promotion."
     )
     gate_regression: float = Field(
-        0.03, ge=0, le=1, description="By how much gIoU on the regression set may fall at the most."
+        0.03, ge=0, le=1, description="The largest fall of gIoU on the regression set for a promotion."
     )
     gate_min_held_out: int = Field(5, gt=0, description="With fewer held-out images nothing is promoted.")

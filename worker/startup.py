@@ -1,4 +1,4 @@
-"""What every process does first: settings with readable errors, logging, exit codes."""
+"""Shared start-up of all processes: settings with readable errors, logging, exit codes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def read_settings(kind: type[AnySettings], **overrides: Any) -> AnySettings:
         SystemExit: With EXIT_CANNOT_START, after one line on standard error for each wrong variable.
     """
     try:
-        return kind.model_validate(overrides) if not overrides else kind(**overrides)
+        return kind(**overrides)
     except ValidationError as error:
         for problem in error.errors():
             message = problem["msg"].removeprefix("Value error, ")
@@ -41,6 +41,6 @@ def read_settings(kind: type[AnySettings], **overrides: Any) -> AnySettings:
 
 
 def configure_logging(level: str) -> None:
-    """Log to standard error from `level` on; one line for each record."""
+    """Log to standard error from `level` on, one line for each record."""
     logging.basicConfig(level=level, stream=sys.stderr, format=LOG_FORMAT)
     logging.getLogger("httpx").setLevel("WARNING")

@@ -1,52 +1,49 @@
-"""From kept webhooks to corrections: what `python -m backend collect` does.
+"""Applies events and annotations: stores what an annotation teaches, and forgets what is deleted.
 
-Every step may happen twice, in any order, and stop half-way: an event stays pending until what it says is in
-the database, a newer annotation is never replaced by an older one, and what was deleted stays deleted.
+Every step may happen twice, in any order, and stop half-way: an event stays pending until its content is in
+the database, an older annotation never replaces a newer one, and what was deleted stays deleted.
 """
 
 from __future__ import annotations
 
-import functools
-import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from redis import Redis
-from rq import Queue
-from rq.job import Job
 from sqlalchemy import select
 
-from backend.corrections.announce import announce
-from backend.corrections.compare import NotUnderstood, Proposed, compare, from_stored, read_regions, turns
-from backend.corrections.webhook_inbox import Inbox, enqueue_event
-from backend.job_names import ANNOUNCE_VERSION, CORRECTIONS_QUEUE
-from backend.label_studio.client import LabelStudioApi, LabelStudioUnavailable
+from backend.corrections.annotation import Region, UnreadableAnnotation, read_regions
+from backend.corrections.compare import ProposedAnswer, compare, targets_from_json
+from backend.corrections.training_turns import training_turns
+from backend.label_studio.client import LabelStudioClient
 from backend.settings import BackendSettings
 from label_config import ConfigError, read_config
 from worker.images.decode import ImageError, decode
 from worker.images.fetch import ImageFetcher
-from worker.jobs.queue import QueueUnavailable, connect
+from worker.jobs.queue import connect
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, runs
-from worker.store import corrections as kept
-from worker.store.tables import Correction, Event, Proposal, TrainingRun, now
+from worker.store import corrections as corrections_store
+from worker.store.tables import Correction, Event, Proposal, now
 
 log = logging.getLogger(__name__)
-
-MOST_ATTEMPTS = 12  # the last after an hour's pause; then `reconcile` or a person has to help
-LONGEST_PAUSE_S = 3600
-LOST_AFTER_S = 60
-ANNOUNCE_TIMEOUT_S = 3600
-# What is wrong with an image that will be wrong again.
-LASTING = ("reference", "address", "too_large", "format")
 
 
 @dataclass
 class Collector:
-    """Understands events and annotations and stores what they teach."""
+    """Turns events and annotations into rows of `corrections`.
+
+    Attributes:
+        settings: The backend's settings.
+        database: Where corrections are stored.
+        blobs: Where their images are stored.
+        fetcher: Reads images of tasks.
+        connection: The Redis that trainings are queued in.
+        max_pixels: Images with more pixels are refused.
+    """
 
     settings: BackendSettings
     database: Database
@@ -55,37 +52,78 @@ class Collector:
     connection: Redis
     max_pixels: int
 
+    @classmethod
+    def from_environment(cls) -> Collector:
+        """Make a collector from environment variables.
+
+        Raises:
+            ValidationError: A variable has an invalid value.
+        """
+        settings, worker_settings = BackendSettings.model_validate({}), WorkerSettings.model_validate({})
+        return cls(
+            settings,
+            Database(settings),
+            Blobs(settings),
+            ImageFetcher(worker_settings),
+            connect(settings.redis_url),
+            worker_settings.max_image_pixels,
+        )
+
     def apply(self, action: str, project: str | None, body: dict[str, Any]) -> None:
-        """Raises NotUnderstood, ConfigError, ImageError, LabelStudioUnavailable, DatabaseUnavailable."""
+        """Apply an event to the corrections.
+
+        Args:
+            action: Label Studio's name of the event; those that teach nothing are ignored.
+            project: The project's id.
+            body: The event's JSON.
+
+        Raises:
+            UnreadableAnnotation: An annotation cannot be learned from.
+            ConfigError: The labeling configuration cannot be used.
+            ImageError: The task's image cannot be read.
+            LabelStudioUnavailable: Label Studio was needed and does not answer.
+            DatabaseUnavailable: The database cannot be used.
+        """
         match action:
             case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
-                several = body.get("annotations", [])
-                for annotation in [body["annotation"]] if "annotation" in body else several:
-                    task = body.get("task")
-                    if not isinstance(task, dict) or task.get("id") != _id_of(annotation.get("task")):
-                        task = self._api().task(str(_id_of(annotation.get("task"))))
-                    self.take(annotation, task, str(project), str(_project_field(body, "label_config")))
+                annotations = [body["annotation"]] if "annotation" in body else body.get("annotations", [])
+                for annotation in annotations:
+                    task = self._task_of(annotation, body)
+                    self.store(annotation, task, str(project), str(_project_field(body, "label_config")))
             case "ANNOTATIONS_DELETED":
-                self.drop_annotations([str(one["id"]) for one in body["annotations"]], str(project))
+                self.forget([str(annotation["id"]) for annotation in body["annotations"]], str(project))
             case "TASKS_DELETED":
-                with self.database.session() as session:
-                    tasks = [str(one["id"]) for one in body["tasks"]]
-                    unused = [
-                        image for one in tasks for image in kept.forget_task(session, one, str(project))
-                    ]
-                kept.discard(self.blobs, unused)
-            case _:  # kept as a record; nothing to learn
+                self.forget_tasks([str(task["id"]) for task in body["tasks"]], str(project))
+            case _:  # START_TRAINING: the training was requested when the event was stored
                 pass
 
-    def take(self, annotation: dict[str, Any], task: dict[str, Any], project: str, label_config: str) -> bool:
-        """Stores what one annotation teaches; says whether it was news. Raises as `apply` does."""
-        number, task_id = str(annotation["id"]), str(task["id"])
+    def store(
+        self, annotation: dict[str, Any], task: dict[str, Any], project: str, label_config: str
+    ) -> bool:
+        """Store what an annotation teaches, and request a training when enough is new.
+
+        Args:
+            annotation: The annotation with its `result`.
+            task: Its task with its data.
+            project: The project's id.
+            label_config: The project's labeling configuration.
+
+        Returns:
+            Whether the annotation was new or newer than the stored one.
+
+        Raises:
+            UnreadableAnnotation: The annotation cannot be learned from.
+            ConfigError: The labeling configuration cannot be used.
+            ImageError: The task's image cannot be read.
+            DatabaseUnavailable: The database cannot be used.
+        """
+        annotation_id, task_id = str(annotation["id"]), str(task["id"])
         updated_at = datetime.fromisoformat(annotation["updated_at"])
         with self.database.session() as session:
-            if not kept.is_news(session, number, task_id, updated_at):
+            if not corrections_store.is_newer(session, annotation_id, task_id, updated_at):
                 return False
         correction = Correction(
-            annotation=number,
+            annotation=annotation_id,
             project=project,
             task=task_id,
             status="skipped",
@@ -96,238 +134,159 @@ class Collector:
             taken_at=now(),
         )
         if not annotation.get("was_cancelled"):
-            self._understand(correction, annotation["result"], task, label_config)
+            self._fill(correction, annotation["result"], task, label_config)
         with self.database.session() as session:
-            fresh = kept.keep(session, correction)
-        if fresh:
+            stored = corrections_store.store(session, correction)
+        if stored:
             log.info(
                 "project %s, task %s: annotation %s is %s, %d turns",
                 project,
                 task_id,
-                number,
+                annotation_id,
                 correction.status,
                 len(correction.turns),
             )
-            self._train_if_due(project)
-        return fresh
+            self._request_training_if_due(project)
+        return stored
 
-    def _understand(
+    def forget(self, annotations: Sequence[str], project: str) -> None:
+        """Delete what the annotations with these ids taught, and their images unless others need them."""
+        with self.database.session() as session:
+            images = [
+                corrections_store.forget(session, annotation_id, project) for annotation_id in annotations
+            ]
+        corrections_store.delete_images(self.blobs, [image for image in images if image])
+
+    def forget_tasks(self, tasks: Sequence[str], project: str) -> None:
+        """Delete what all annotations of these tasks taught; later ones of them are ignored."""
+        with self.database.session() as session:
+            images = [
+                image
+                for task_id in tasks
+                for image in corrections_store.forget_task(session, task_id, project)
+            ]
+        corrections_store.delete_images(self.blobs, images)
+
+    def reconcile(self, project: str) -> dict[str, int]:
+        """Compare the corrections with Label Studio's annotations, and make good what was missed.
+
+        Returns:
+            How many annotations were `seen`, `taken` because they were new, `deleted`, and `failed`.
+
+        Raises:
+            LabelStudioUnavailable: Label Studio does not answer; then nothing counts as deleted.
+            DatabaseUnavailable: The database cannot be used.
+        """
+        label_studio = self._label_studio()
+        label_config = str(label_studio.project(project)["label_config"])
+        counts = {"seen": 0, "taken": 0, "deleted": 0, "failed": 0}
+        seen = set()
+        started_at = now()
+        for task in label_studio.tasks(project):
+            for annotation in task.get("annotations", []):
+                counts["seen"] += 1
+                seen.add(str(annotation["id"]))
+                try:
+                    counts["taken"] += self.store(annotation, task, project, label_config)
+                except (UnreadableAnnotation, ConfigError, ImageError) as error:
+                    counts["failed"] += 1
+                    log.warning("annotation %s is not learned from: %s", annotation["id"], error)
+        with self.database.session() as session:
+            # An annotation that was stored while the pages were read may be on none of them.
+            known = session.scalars(
+                select(Correction.annotation).where(
+                    Correction.project == project,
+                    Correction.status != "deleted",
+                    Correction.taken_at < started_at,
+                )
+            ).all()
+        deleted = [annotation_id for annotation_id in known if annotation_id not in seen]
+        self.forget(deleted, project)
+        counts["deleted"] = len(deleted)
+        log.info("project %s is reconciled: %s", project, counts)
+        return counts
+
+    def known_projects(self) -> list[str]:
+        """Return the ids of all projects with events, proposals or corrections."""
+        with self.database.session() as session:
+            columns = (Event.project, Proposal.project, Correction.project)
+            projects = {
+                project
+                for column in columns
+                for project in session.scalars(select(column).distinct())
+                if project
+            }
+        return sorted(projects)
+
+    def count_new_corrections(self, project: str) -> int:
+        """Return how many corrections the project's last training did not know."""
+        with self.database.session() as session:
+            last = runs.last_started(session, project)
+            since = last.started_at if last else None
+            return len(corrections_store.training_corrections(session, project, since))
+
+    def _request_training_if_due(self, project: str) -> None:
+        threshold = self.settings.retrain_every
+        if threshold and (new := self.count_new_corrections(project)) >= threshold:
+            runs.request(self.database, self.connection, project, f"{new} new corrections")
+
+    def _fill(
         self, correction: Correction, result: Sequence[Any], task: dict[str, Any], label_config: str
     ) -> None:
+        """Fill in what the annotation teaches: status, turns, outcomes, and the image if there are turns."""
         config = read_config(label_config)
         regions = read_regions(result, config)
-        with self.database.session() as session:
-            jobs = [region.job for region in regions if region.job]
-            rows = kept.proposals_of(session, correction.project, correction.task, jobs)
-        proposals = [_proposed(row) for row in rows]
+        proposals = self._proposals(correction, regions)
         outcomes = compare(regions, proposals, config, empty=not regions)
         correction.status = "labelled" if regions else "empty"
-        correction.turns = turns(outcomes, proposals)
+        correction.turns = training_turns(outcomes, proposals)
         correction.outcomes = [outcome.as_json() for outcome in outcomes]
-        answered = {outcome.job for outcome in outcomes}
-        correction.model_version = next((p.model_version for p in proposals if p.job in answered), None)
+        used_jobs = {outcome.job for outcome in outcomes}
+        correction.model_version = next((p.model_version for p in proposals if p.job in used_jobs), None)
         if not correction.turns:
             return
         data = self.fetcher.read(str(task["data"][config.image.key]), correction.task)
         width, height = decode(data, self.max_pixels).size
         if regions and regions[0].mask.shape != (height, width):
-            of_mask = " x ".join(map(str, regions[0].mask.shape[::-1]))
-            raise NotUnderstood(f"its masks are of {of_mask} pixels, its image of {width} x {height}")
+            mask_size = " x ".join(map(str, regions[0].mask.shape[::-1]))
+            raise UnreadableAnnotation(
+                f"its masks are of {mask_size} pixels, its image of {width} x {height}"
+            )
         correction.image, correction.width, correction.height = self.blobs.put(data), width, height
 
-    def drop_annotations(self, annotations: Sequence[str], project: str) -> None:
+    def _proposals(self, correction: Correction, regions: Sequence[Region]) -> list[ProposedAnswer]:
+        """Return what was proposed in the task, and the proposals that the regions came from."""
+        jobs = [region.job for region in regions if region.job]
         with self.database.session() as session:
-            unused = [kept.forget(session, one, project) for one in annotations]
-        kept.discard(self.blobs, [image for image in unused if image])
-
-    def reconcile(self, project: str) -> dict[str, int]:
-        """Compares with Label Studio's own annotations and takes what was missed; counts by what was done.
-
-        Raises LabelStudioUnavailable, and then nothing is taken for deleted.
-        """
-        api = self._api()
-        label_config = str(api.project(project)["label_config"])
-        counts = {"seen": 0, "taken": 0, "deleted": 0, "failed": 0}
-        seen = set()
-        began = now()
-        for task in api.tasks(project):
-            for annotation in task.get("annotations", []):
-                counts["seen"] += 1
-                seen.add(str(annotation["id"]))
-                try:
-                    counts["taken"] += self.take(annotation, task, project, label_config)
-                except (NotUnderstood, ConfigError, ImageError) as error:
-                    counts["failed"] += 1
-                    log.warning("annotation %s is not learned from: %s", annotation["id"], error)
-        with self.database.session() as session:
-            # One that was taken while the pages were read may be on none of them.
-            known = session.scalars(
-                select(Correction.annotation).where(
-                    Correction.project == project,
-                    Correction.status != "deleted",
-                    Correction.taken_at < began,
-                )
-            ).all()
-        gone = [annotation for annotation in known if annotation not in seen]
-        self.drop_annotations(gone, project)
-        counts["deleted"] = len(gone)
-        log.info("project %s is reconciled: %s", project, counts)
-        return counts
-
-    def _train_if_due(self, project: str) -> None:
-        every = self.settings.retrain_every
-        if not every:
-            return
-        with self.database.session() as session:
-            last = runs.last_started(session, project)
-            fresh = len(kept.learned_from(session, project, last.started_at if last else None))
-        if fresh >= every:
-            runs.request(self.database, self.connection, project, f"{fresh} new corrections")
-
-    def _api(self) -> LabelStudioApi:
-        return LabelStudioApi(self.settings)
-
-
-@functools.cache
-def collector() -> Collector:
-    """This process's own, from its environment."""
-    settings, fetching = BackendSettings.model_validate({}), WorkerSettings.model_validate({})
-    return Collector(
-        settings,
-        Database(settings),
-        Blobs(settings),
-        ImageFetcher(fetching),
-        connect(settings.redis_url),
-        fetching.max_image_pixels,
-    )
-
-
-def process_event(number: int) -> None:
-    """The job of one kept event. What cannot be done now is tried again later, with growing pauses."""
-    mine = collector()
-    with mine.database.session() as session:
-        event = session.get(Event, number)
-    if event is None or event.state != "pending":
-        return
-    state, reason, pause_s = "done", None, 0.0
-    try:
-        mine.apply(event.action, event.project, json.loads(event.body))
-    except (ImageError, LabelStudioUnavailable) as error:
-        reason = str(error)
-        pause_s = min(2.0**event.attempts, LONGEST_PAUSE_S)
-        lasting = isinstance(error, ImageError) and error.kind in LASTING
-        state = "failed" if lasting or event.attempts + 1 >= MOST_ATTEMPTS else "pending"
-    except (NotUnderstood, ConfigError) as error:
-        state, reason = "failed", str(error)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        state, reason = (
-            "failed",
-            f"the event is not what Label Studio sends ({type(error).__name__}: {error})",
-        )
-    with mine.database.session() as session:
-        event = session.get_one(Event, number)
-        event.state, event.reason, event.attempts = state, reason, event.attempts + 1
-        event.due_at = now() + timedelta(seconds=pause_s)
-        if state == "done":
-            event.body = ""  # what it said is in the tables now
-    if reason:
-        log.warning("event %d (%s) is %s: %s", number, event.action, state, reason)
-
-
-def announce_version(run: int) -> None:
-    """The job of a promotion. What fails is logged; the version serves all the same."""
-    mine = collector()
-    with mine.database.session() as session:
-        promoted = session.get_one(TrainingRun, run)
-        project, version = promoted.project, str(promoted.version)
-    try:
-        announce(mine.settings, mine.database, project, version)
-    except (LabelStudioUnavailable, ConfigError, QueueUnavailable) as error:
-        log.warning("project %s: Label Studio is not told of %s: %s", project, version, error)
-    with mine.database.session() as session:
-        session.get_one(TrainingRun, run).announced_at = now()
-
-
-def enqueue_announcements(database: Database, connection: Redis) -> None:
-    """Has Label Studio told of the versions that were promoted since it was told last."""
-    queue = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json")
-    with database.session() as session:
-        promoted = session.scalars(
-            select(TrainingRun.id).where(TrainingRun.state == "promoted", TrainingRun.announced_at.is_(None))
-        ).all()
-    for run in promoted:
-        job_id = f"announce-{run}"
-        if not Job.exists(job_id, connection):
-            queue.enqueue_call(
-                ANNOUNCE_VERSION,
-                args=(run,),
-                job_id=job_id,
-                timeout=ANNOUNCE_TIMEOUT_S,
-                result_ttl=0,
-                failure_ttl=60,
+            rows = corrections_store.proposals_of(session, correction.project, correction.task, jobs)
+        return [
+            ProposedAnswer(
+                job=row.job,
+                prompt=row.prompt,
+                answer=row.answer,
+                targets=targets_from_json(row.targets),
+                history=tuple((prompt, answer) for prompt, answer in row.history),
+                model_version=row.model_version,
             )
+            for row in rows
+        ]
 
+    def _task_of(self, annotation: dict[str, Any], body: dict[str, Any]) -> dict[str, Any]:
+        """Return the annotation's task: from the event if it is there, else from Label Studio."""
+        task = body.get("task")
+        task_id = _id_of(annotation.get("task"))
+        if isinstance(task, dict) and task.get("id") == task_id:
+            return task
+        return self._label_studio().task(str(task_id))
 
-def requeue_overdue() -> None:
-    """Events that the database or Redis could not take, or whose time has come again, and lost trainings."""
-    mine = collector()
-    Inbox(mine.database, mine.connection, mine.settings.data_dir / "inbox").empty_spool()
-    overdue = now() - timedelta(seconds=LOST_AFTER_S)
-    with mine.database.session() as session:
-        retried = (Event.attempts > 0) & (Event.due_at <= now())
-        lost = Event.due_at <= overdue
-        query = select(Event.id).where(Event.state == "pending", retried | lost).order_by(Event.id)
-        due = session.scalars(query.limit(1000)).all()
-    for number in due:
-        enqueue_event(mine.connection, number)
-    runs.requeue(mine.database, mine.connection)
-    enqueue_announcements(mine.database, mine.connection)
-
-
-def reconcile_all() -> None:
-    """Every project that we know anything of."""
-    mine = collector()
-    for project in known_projects(mine.database):
-        try:
-            mine.reconcile(project)
-        except LabelStudioUnavailable as error:
-            log.warning("project %s is not reconciled: %s", project, error)
-
-
-def train_all() -> None:
-    """Asks for a training of each project with corrections that its last one did not know."""
-    mine = collector()
-    for project in known_projects(mine.database):
-        with mine.database.session() as session:
-            last = runs.last_started(session, project)
-            fresh = len(kept.learned_from(session, project, last.started_at if last else None))
-        if fresh:
-            reason = f"on schedule, {fresh} new corrections"
-            runs.request(mine.database, mine.connection, project, reason)
-
-
-def known_projects(database: Database) -> list[str]:
-    with database.session() as session:
-        tables = (Event.project, Proposal.project, Correction.project)
-        found = {name for column in tables for name in session.scalars(select(column).distinct()) if name}
-    return sorted(found)
-
-
-def _proposed(row: Proposal) -> Proposed:
-    return Proposed(
-        job=row.job,
-        prompt=row.prompt,
-        answer=row.answer,
-        targets=from_stored(row.targets),
-        history=tuple((prompt, answer) for prompt, answer in row.history),
-        model_version=row.model_version,
-    )
+    def _label_studio(self) -> LabelStudioClient:
+        return LabelStudioClient(self.settings)
 
 
 def _project_field(body: dict[str, Any], name: str) -> Any:
     project = body.get("project")
     if not isinstance(project, dict) or name not in project:
-        raise NotUnderstood(f"the event's project has no {name}")
+        raise UnreadableAnnotation(f"the event's project has no {name}")
     return project[name]
 
 

@@ -1,79 +1,79 @@
-"""What an annotator did with what was proposed: pure functions from an annotation to outcomes and samples.
+"""Compares an annotation with what was proposed: what became of each target. Pure functions.
 
-A final region is told to be one of our targets by `meta.pixellm`, which Label Studio keeps, else by its id,
-which we derive from job and target. Label Studio gives an accepted region whatever label is active; then
-`origin` is still "prediction", and the label proposed is the one that was meant. A deliberate relabel makes
-it "prediction-changed".
+A region belongs to a proposed target if its `meta.pixellm` says so, else if it has the id derived from job
+and target. Label Studio gives an accepted region whatever label is active in the editor; its `origin` stays
+"prediction" then, and the proposed label is taken as meant. After a deliberate relabel, `origin` is
+"prediction-changed".
 """
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import numpy as np
-from PIL import Image
-
-from backend.corrections.strokes import paint
-from backend.label_studio import brush_rle
+from backend.corrections.annotation import Region
+from backend.label_studio.brush_rle import Mask
 from backend.prompts.regions import region_id
-from label_config import LabelConfig, labels_asked, map_label
+from label_config import LabelConfig, labels_in_prompt, map_label
 from worker.jobs.contract import CocoRLE
-from worker.jobs.masks import from_rle, to_rle
+from worker.jobs.masks import from_rle
 
-SAME_IOU = 0.999  # a mask that went through an editor and was not touched
-PLACEHOLDER = "{seg}"  # where an answer names a target; `pixellm_model.samples` reads it
-Kind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected", "added"]
+# A mask that an editor has decoded and encoded without an edit may differ in a few pixels.
+UNCHANGED_IOU = 0.999
+IOU_DECIMALS = 4
+UNNAMED = "object"  # the phrase for a region without a label
 
-
-class NotUnderstood(ValueError):
-    """An annotation that cannot be learned from; the message says why."""
+OutcomeKind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected", "added"]
 
 
 @dataclass(frozen=True)
-class Target:
-    """One target of a proposal."""
+class ProposedTarget:
+    """One target of a proposal; `mask` is empty where the model named it but found nothing."""
 
     phrase: str
-    mask: np.ndarray
+    mask: Mask
     score: float = 0.0
 
 
 @dataclass(frozen=True)
-class Proposed:
-    """What a prompt was answered with. `history` are earlier prompts and answers."""
+class ProposedAnswer:
+    """What a prompt was answered with.
+
+    Attributes:
+        job: The id of the job.
+        prompt: The annotator's prompt.
+        answer: The model's sentence, with `[1]` for the first target and so on.
+        targets: The masks, in the order of the answer.
+        history: Earlier prompts and their answers that the model was given, oldest first.
+        model_version: The version that answered.
+    """
 
     job: str
     prompt: str
     answer: str
-    targets: tuple[Target, ...]
+    targets: tuple[ProposedTarget, ...]
     history: tuple[tuple[str, str], ...] = ()
     model_version: str = ""
 
 
 @dataclass(frozen=True)
-class Region:
-    """One mask of the annotation as submitted. `job`, `index` and `meant` (the label that was proposed) say
-    where it came from, if from us."""
-
-    label: str | None
-    mask: np.ndarray
-    origin: str = "manual"
-    job: str | None = None
-    index: int | None = None
-    prompt: str | None = None
-    meant: str | None = None
-
-
-@dataclass(frozen=True)
 class Outcome:
-    """What became of one target. `iou` compares the mask proposed with the final one; None where one of them
-    is missing or the proposal is not known any more."""
+    """What became of one target.
 
-    kind: Kind
+    Attributes:
+        kind: `accepted` as it was, `edited`, `relabelled`, `redrawn` by hand, `rejected`, or `added` by hand.
+        phrase: What the target is called in training data.
+        label: Its final label.
+        prompt: The prompt it belongs to; None if there was none.
+        proposed_label: The label that was proposed.
+        iou: Of proposed and final mask; None if one of them is missing.
+        region: The final region; None if rejected.
+        job: The job that proposed it.
+        index: Its place among the job's targets.
+    """
+
+    kind: OutcomeKind
     phrase: str
     label: str | None
     prompt: str | None = None
@@ -84,196 +84,145 @@ class Outcome:
     index: int | None = None
 
     def as_json(self) -> dict[str, Any]:
+        """Return it as it is stored with a correction, without masks and ids."""
         return {
             "kind": self.kind,
             "phrase": self.phrase,
             "label": self.label,
             "prompt": self.prompt,
             "proposed_label": self.proposed_label,
-            "iou": None if self.iou is None else round(self.iou, 4),
+            "iou": None if self.iou is None else round(self.iou, IOU_DECIMALS),
         }
 
 
-def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
-    """The masks of an annotation's result. Raises NotUnderstood for one that cannot be decoded."""
-    regions = []
-    for item in result:
-        if not isinstance(item, dict) or item.get("type") != config.mask.kind:
-            continue
-        value = item.get("value")
-        if not isinstance(value, dict):
-            raise NotUnderstood("a region has no value")
-        size = item.get("original_height"), item.get("original_width")
-        if not all(isinstance(side, int) and 0 < side < 100_000 for side in size):
-            raise NotUnderstood("a region does not say how large its image is")
-        if item.get("image_rotation"):
-            raise NotUnderstood(
-                "the image was rotated in the editor, and masks of a rotated image are not read"
-            )
-        meta = item.get("meta")
-        ours = meta.get("pixellm") if isinstance(meta, dict) else None
-        ours = ours if isinstance(ours, dict) else {}
-        labels = value.get(config.mask.kind)
-        label = labels[0] if isinstance(labels, list) and labels and isinstance(labels[0], str) else None
-        regions.append(
-            Region(
-                label=label,
-                mask=_mask(value, int(size[0]), int(size[1])),  # type: ignore[arg-type]
-                origin=str(item.get("origin", "manual")),
-                job=_text(ours.get("job")) or _text(item.get("id")),
-                index=ours.get("target") if isinstance(ours.get("target"), int) else None,
-                prompt=_text(ours.get("prompt")),
-                meant=_text(ours.get("label")),
-            )
+def targets_from_json(targets: Sequence[dict[str, Any]]) -> tuple[ProposedTarget, ...]:
+    """Return a proposal's targets from the form in which the database stores them."""
+    return tuple(
+        ProposedTarget(
+            target["phrase"],
+            from_rle(CocoRLE.model_validate(target["mask"])),
+            float(target["score"]),
         )
-    if len({region.mask.shape for region in regions}) > 1:
-        raise NotUnderstood("its regions are of images of different sizes")
-    return regions
+        for target in targets
+    )
 
 
 def compare(
-    regions: Sequence[Region], proposals: Sequence[Proposed], config: LabelConfig, empty: bool = False
+    regions: Sequence[Region], proposals: Sequence[ProposedAnswer], config: LabelConfig, empty: bool = False
 ) -> list[Outcome]:
-    """One outcome for each final region, and one for each proposed target that has none.
+    """Return one outcome for each final region, and one for each proposed target without a region.
 
-    Of a proposal none of whose targets is among the regions nothing is said: the annotator may have looked
-    at it and asked otherwise. Unless the annotation is `empty`: then all were rejected. A hand-drawn region
-    with the label of a rejected target replaces it, and one with a label that a prompt asked for and did not
-    get is what that prompt missed.
+    If no target of a proposal is among the regions, the proposal has no outcomes: the annotator may have
+    looked at it and asked differently. A region drawn by hand replaces a missing target of the same label. If
+    a prompt asked for a label and got no mask of it, a region drawn by hand with this label belongs to that
+    prompt.
+
+    Args:
+        regions: The annotation's masks.
+        proposals: What was proposed in the task, oldest first.
+        config: The project's labeling configuration.
+        empty: Whether the annotation is empty; then all proposed targets were rejected.
     """
+    outcomes, drawn = _from_proposals(regions, proposals, config)
+    used: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        if outcome.job is not None and outcome.index is not None:
+            used.setdefault(outcome.job, set()).add(outcome.index)
+    for proposal in proposals:
+        used_targets = used.get(proposal.job, set())
+        for index, target in enumerate(proposal.targets):
+            if index in used_targets or not target.mask.any():
+                continue
+            label = map_label(target.phrase, config)
+            replacement = _replacement(target, label, drawn)
+            if replacement is not None:
+                drawn = [region for region in drawn if region is not replacement]
+            elif not (used_targets or empty):
+                continue
+            outcomes.append(
+                Outcome(
+                    kind="rejected" if replacement is None else "redrawn",
+                    phrase=target.phrase,
+                    label=label,
+                    prompt=proposal.prompt,
+                    proposed_label=label,
+                    iou=None if replacement is None else _iou(target.mask, replacement.mask),
+                    region=replacement,
+                    job=proposal.job,
+                    index=index,
+                )
+            )
+    return outcomes + _added(drawn, proposals, set(used), config)
+
+
+def _from_proposals(
+    regions: Sequence[Region], proposals: Sequence[ProposedAnswer], config: LabelConfig
+) -> tuple[list[Outcome], list[Region]]:
+    """Return the outcomes of regions that began as a proposed target, and the regions drawn by hand."""
     by_job = {proposal.job: proposal for proposal in proposals}
-    by_id = {
+    by_region_id = {
         region_id(proposal.job, index): (proposal.job, index)
         for proposal in proposals
         for index in range(len(proposal.targets))
     }
     outcomes: list[Outcome] = []
     drawn: list[Region] = []
-    used: dict[str, set[int]] = {}
     for region in regions:
-        job, index = (
-            (region.job, region.index)
-            if region.index is not None
-            else by_id.get(region.job or "", (None, None))
-        )
+        job, index = region.job, region.index
+        if job is None:
+            job, index = by_region_id.get(region.region_id or "", (None, None))
         if job is None or index is None or region.origin == "manual":
             drawn.append(region)
-            continue
-        used.setdefault(job, set()).add(index)
-        outcomes.append(_kept(region, by_job.get(job), job, index, config))
-    for proposal in proposals:
-        asked = proposal.job in used
-        for index, target in enumerate(proposal.targets):
-            if index in used.get(proposal.job, set()) or not target.mask.any():
-                continue
-            label = map_label(target.phrase, config)
-            again = _redrawn(target, label, drawn)
-            if again is not None:
-                drawn = [region for region in drawn if region is not again]
-            elif not (asked or empty):
-                continue
-            outcomes.append(
-                Outcome(
-                    kind="rejected" if again is None else "redrawn",
-                    phrase=target.phrase,
-                    label=label,
-                    prompt=proposal.prompt,
-                    proposed_label=label,
-                    iou=None if again is None else _iou(target.mask, again.mask),
-                    region=again,
-                    job=proposal.job,
-                    index=index,
-                )
-            )
-    return outcomes + _added(drawn, proposals, used, config)
+        else:
+            outcomes.append(_from_proposal(region, by_job.get(job), job, index, config))
+    return outcomes, drawn
 
 
-def turns(outcomes: Sequence[Outcome], proposals: Sequence[Proposed]) -> list[dict[str, Any]]:
-    """What the model should have answered, as `Correction.turns`: each prompt with its final targets, and for
-    masks drawn without one their labels asked for by name, with all masks of that label."""
-    by_job = {proposal.job: proposal for proposal in proposals}
-    said = []
-    for job in dict.fromkeys(outcome.job for outcome in outcomes if outcome.job is not None):
-        mine = sorted((o for o in outcomes if o.job == job), key=lambda o: o.index or 0)
-        proposal = by_job.get(job)
-        prompt = proposal.prompt if proposal else mine[0].prompt
-        if not prompt:
-            continue
-        final = [outcome for outcome in mine if outcome.region is not None]
-        answer = _answer(proposal, mine, final)
-        history = [list(turn) for turn in proposal.history] if proposal else []
-        said.append(_turn(prompt, history, answer, final))
-    for label in dict.fromkeys(outcome.label for outcome in outcomes if outcome.kind == "added"):
-        if label:
-            final = [o for o in outcomes if o.label == label and o.region is not None]
-            named = [Outcome(o.kind, label.lower(), label, region=o.region) for o in final]
-            said.append(_turn(f"Segment the {label.lower()}.", [], None, named))
-    return said
-
-
-def _turn(prompt: str, history: list[list[str]], answer: str | None, final: list[Outcome]) -> dict[str, Any]:
-    return {
-        "prompt": prompt,
-        "history": history,
-        "answer": answer,
-        "targets": [
-            {"phrase": o.phrase, "label": o.label, "mask": to_rle(o.region.mask).model_dump(mode="json")}
-            for o in final
-            if o.region is not None
-        ],
-    }
-
-
-def _answer(proposal: Proposed | None, mine: list[Outcome], final: list[Outcome]) -> str | None:
-    """The model's own words where they stay true, None for words made of the phrases."""
-    if not final:
-        absent = " and ".join(dict.fromkeys(outcome.phrase for outcome in mine))
-        return f"There is no {absent} in this image."
-    if proposal is None or len(final) != len(proposal.targets) or any(o.kind == "relabelled" for o in mine):
-        return None
-    answer = proposal.answer
-    for number in range(1, len(final) + 1):
-        if answer.count(f"[{number}]") != 1:
-            return None
-        answer = answer.replace(f"[{number}]", PLACEHOLDER)
-    return answer
-
-
-def _kept(region: Region, proposal: Proposed | None, job: str, index: int, config: LabelConfig) -> Outcome:
+def _from_proposal(
+    region: Region, proposal: ProposedAnswer | None, job: str, index: int, config: LabelConfig
+) -> Outcome:
+    """Return the outcome of a region that began as a target; `proposal` is None if it is unknown."""
     target = proposal.targets[index] if proposal and 0 <= index < len(proposal.targets) else None
-    meant = region.meant or (map_label(target.phrase, config) if target else None)
+    proposed_label = region.proposed_label or (map_label(target.phrase, config) if target else None)
     iou = _iou(target.mask, region.mask) if target else None
     label = region.label
-    if region.origin == "prediction" and meant:
-        label = meant
-    relabelled = label != meant and label is not None
-    phrase = target.phrase if target and not relabelled else (label or "object").lower()
+    if region.origin == "prediction" and proposed_label:
+        label = proposed_label
+    relabelled = label != proposed_label and label is not None
+    phrase = target.phrase if target and not relabelled else (label or UNNAMED).lower()
     if relabelled:
-        kind: Kind = "relabelled"
+        kind: OutcomeKind = "relabelled"
     elif iou is None:
         kind = "accepted" if region.origin == "prediction" else "edited"
     else:
-        kind = "accepted" if iou >= SAME_IOU else "edited"
+        kind = "accepted" if iou >= UNCHANGED_IOU else "edited"
     prompt = proposal.prompt if proposal else region.prompt
-    return Outcome(kind, phrase, label, prompt, meant, iou, region, job, index)
+    return Outcome(kind, phrase, label, prompt, proposed_label, iou, region, job, index)
+
+
+def _replacement(target: ProposedTarget, label: str | None, drawn: Sequence[Region]) -> Region | None:
+    """Return the drawn region of the target's label that overlaps it most; None if there is none."""
+    candidates = [region for region in drawn if label is not None and region.label == label]
+    return max(candidates, key=lambda region: _iou(target.mask, region.mask), default=None)
 
 
 def _added(
-    drawn: Sequence[Region], proposals: Sequence[Proposed], used: dict[str, set[int]], config: LabelConfig
+    drawn: Sequence[Region], proposals: Sequence[ProposedAnswer], used_jobs: set[str], config: LabelConfig
 ) -> list[Outcome]:
-    """What was drawn by hand: for the newest prompt that asked for its label and did not get it, or for none.
+    """Return the outcomes of regions that were drawn by hand and replace nothing.
 
-    A prompt that got other masks, none of which were taken, is not among them: of those nothing is known.
+    Such a region belongs to the newest prompt that asked for its label and did not get it, else to no prompt.
+    A prompt that got other masks, none of which were used, does not count: nothing is known of those.
     """
-    missed: dict[str, tuple[Proposed, str]] = {}
+    missed: dict[str, tuple[ProposedAnswer, str]] = {}
     for proposal in proposals:
-        got = {map_label(target.phrase, config) for target in proposal.targets if target.mask.any()}
-        if proposal.job in used or not got:
-            asked = labels_asked(proposal.prompt, config)
-            missed |= {label: (proposal, words) for label, words in asked.items() if label not in got}
+        found = {map_label(target.phrase, config) for target in proposal.targets if target.mask.any()}
+        if proposal.job in used_jobs or not found:
+            asked = labels_in_prompt(proposal.prompt, config)
+            missed |= {label: (proposal, words) for label, words in asked.items() if label not in found}
     outcomes: list[Outcome] = []
     for region in drawn:
-        outcome = Outcome("added", (region.label or "object").lower(), region.label, region=region)
+        outcome = Outcome("added", (region.label or UNNAMED).lower(), region.label, region=region)
         if region.label in missed:
             proposal, words = missed[region.label]
             index = len(proposal.targets) + len(outcomes)
@@ -282,51 +231,8 @@ def _added(
     return outcomes
 
 
-def _redrawn(target: Target, label: str | None, drawn: Sequence[Region]) -> Region | None:
-    """The hand-drawn region that stands for a rejected target: of its label, the most alike."""
-    alike = [region for region in drawn if label is not None and region.label == label]
-    return max(alike, key=lambda region: _iou(target.mask, region.mask), default=None)
-
-
-def _iou(one: np.ndarray, other: np.ndarray) -> float:
-    if one.shape != other.shape:
+def _iou(first: Mask, second: Mask) -> float:
+    if first.shape != second.shape:
         return 0.0
-    union = int((one | other).sum())
-    return int((one & other).sum()) / union if union else 1.0
-
-
-def _mask(value: dict[str, Any], height: int, width: int) -> np.ndarray:
-    try:
-        if "rle" in value:
-            mask = brush_rle.decode(value["rle"], height, width)
-        elif isinstance(value.get("imageDataURL"), str):
-            mask = _from_png(value["imageDataURL"], height, width)
-        elif value.get("touches"):
-            mask = np.zeros((height, width), bool)
-        else:
-            raise ValueError("it holds no mask")
-        touches = value.get("touches")
-        return paint(mask, touches) if isinstance(touches, list) and touches else mask
-    except ValueError as error:
-        raise NotUnderstood(f"a mask cannot be read: {error}") from error
-
-
-def _from_png(url: str, height: int, width: int) -> np.ndarray:
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])), formats=["PNG"]) as image:
-            if image.size != (width, height):
-                raise ValueError(f"the picture is {image.width} x {image.height}, not {width} x {height}")
-            return np.asarray(image.convert("RGBA"))[..., 3] > 127
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture is damaged ({type(error).__name__})") from error
-
-
-def from_stored(targets: Sequence[dict[str, Any]]) -> tuple[Target, ...]:
-    """Targets as the database holds them."""
-    return tuple(
-        Target(t["phrase"], from_rle(CocoRLE.model_validate(t["mask"])), float(t["score"])) for t in targets
-    )
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    union = int((first | second).sum())
+    return int((first & second).sum()) / union if union else 1.0

@@ -1,97 +1,62 @@
-"""`python -m backend collect`: understands webhooks, reconciles, and asks for trainings on time."""
+"""The process `python -m backend collect`: an RQ worker for the collector's jobs, and their schedule."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from croniter import croniter
-from redis.exceptions import RedisError
 from rq import Queue, SimpleWorker
 
-from backend import job_names
-from backend.corrections.webhook_inbox import EVENT_TIMEOUT_S
+from backend.corrections.schedule import Schedule
+from backend.job_names import CORRECTIONS_QUEUE
 from backend.settings import BackendSettings
 from worker.jobs.queue import connect, connect_blocking
 from worker.store import Database
 
 log = logging.getLogger(__name__)
 
-SWEEP_EVERY_S = 20
-RECONCILE_TIMEOUT_S = 3600
+DEQUEUE_TIMEOUT_S = 5.0
+WORKER_TTL_S = 60
+MAINTENANCE_EVERY_S = 10
 
 
 class CollectWorker(SimpleWorker):
-    """Runs in this process: nothing here needs a fresh one, and forking for each event costs more than it."""
+    """Runs jobs in this process: none needs a new one, and forking costs more than most events."""
 
     @property
     def dequeue_timeout(self) -> float:
-        return 5.0
+        """How long to wait for a job before other work is done, in seconds."""
+        return DEQUEUE_TIMEOUT_S
 
 
 def collect(settings: BackendSettings) -> int:
-    """Works until told to stop; returns the process's exit code."""
+    """Run the collector until the process is told to stop.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        RedisError: Redis cannot be used at the start.
+        DatabaseUnavailable: The database cannot be used at the start.
+    """
     Database(settings).migrate()
     connection = connect_blocking(settings.redis_url)
-    queue = Queue(job_names.CORRECTIONS_QUEUE, connection=connection, serializer="json")
+    queue = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json")
     worker = CollectWorker(
-        [queue], connection=connection, serializer="json", worker_ttl=60, maintenance_interval=10
+        [queue],
+        connection=connection,
+        serializer="json",
+        worker_ttl=WORKER_TTL_S,
+        maintenance_interval=MAINTENANCE_EVERY_S,
     )
     worker.log_result_lifespan = False
-    over = threading.Event()
-    clock = threading.Thread(target=_keep_time, args=(settings, over), name="schedule", daemon=True)
-    clock.start()
+    # APScheduler warns of each due time that is skipped while Redis is unavailable, which Schedule reports
+    # itself.
+    logging.getLogger("apscheduler").setLevel("ERROR")
+    schedule = Schedule(settings, connect(settings.redis_url))
+    schedule.start()
     log.info("collecting corrections")
     try:
         worker.work(logging_level="WARNING")
     finally:
-        over.set()
-        clock.join()
+        schedule.close()
     return 0
-
-
-def _keep_time(settings: BackendSettings, over: threading.Event) -> None:
-    """Queues what is due. Several collectors may do so: each job finds what is left to do, and no more.
-
-    RQ's own scheduler writes pickles into the queue, which nobody here reads.
-    """
-    queue = Queue(job_names.CORRECTIONS_QUEUE, connection=connect(settings.redis_url), serializer="json")
-    timetable = list(_timetable(settings, time.time()))
-    while not over.wait(1.0):
-        for due in timetable:
-            if due.at > time.time():
-                continue
-            try:
-                queue.enqueue_call(due.function, timeout=due.timeout_s, result_ttl=0)
-            except RedisError as error:
-                log.warning("the schedule waits for Redis: %s", error)
-            else:
-                due.at = due.next_after(time.time())
-
-
-@dataclass
-class _Due:
-    function: str
-    timeout_s: int
-    next_after: Callable[[float], float]
-    at: float
-
-
-def _timetable(settings: BackendSettings, start: float) -> Iterator[_Due]:
-    yield _Due(job_names.REQUEUE_OVERDUE, EVENT_TIMEOUT_S, lambda last: last + SWEEP_EVERY_S, start)
-    if every_s := settings.reconcile_every_s:
-        yield _Due(
-            job_names.RECONCILE_ALL,
-            RECONCILE_TIMEOUT_S,
-            lambda last: last + every_s,
-            start,
-        )
-    if cron := settings.retrain_cron:
-
-        def following(last: float) -> float:
-            return float(croniter(cron, last).get_next(float))
-
-        yield _Due(job_names.TRAIN_ALL, EVENT_TIMEOUT_S, following, following(start))

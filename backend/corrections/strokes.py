@@ -1,4 +1,4 @@
-"""Brush strokes that Label Studio has not merged into a mask yet: drafts hold them beside it (`touches`)."""
+"""Draws brush strokes into a mask: Label Studio keeps the newest strokes of a draft beside it (`touches`)."""
 
 from __future__ import annotations
 
@@ -6,25 +6,39 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 
+from backend.label_studio.brush_rle import Mask
+
 MAX_POINTS = 100_000
+MIN_RADIUS = 0.5  # pixels
+# Percent of the image. The editor lets a stroke leave the image; what is farther away cannot be seen in it.
+POINT_RANGE = (-100, 200)
 
 
-def paint(mask: np.ndarray, touches: Sequence[Any]) -> np.ndarray:
-    """`mask` (H, W) bool with the strokes on it, in order; a new array.
+def paint(mask: Mask, touches: Sequence[Any]) -> Mask:
+    """Draw strokes into a mask, in order.
 
-    A stroke is a line through `relativePoints` (x, y in percent of the image), `relativeStrokeWidth` wide (in
-    percent of its width), round at its ends; of type `eraser` it takes away, else it adds. Raises ValueError
-    for one that is none.
+    Args:
+        mask: Shape (height, width); it is not changed.
+        touches: Strokes as Label Studio stores them. A stroke is a line through `relativePoints` (x and y in
+            percent of width and height) with the width `relativeStrokeWidth` (in percent of the image's
+            width) and round ends. The type `eraser` removes, any other adds.
+
+    Returns:
+        A new mask of the same shape.
+
+    Raises:
+        ValueError: A stroke has no valid points or width.
     """
     height, width = mask.shape
     canvas = Image.fromarray(mask)
     draw = ImageDraw.Draw(canvas)
     for touch in touches:
-        points, stroke = _checked(touch)
+        points, stroke_width = _parse_stroke(touch)
         points = points * (width / 100, height / 100)
-        radius = max(stroke * width / 200, 0.5)
+        radius = max(stroke_width * width / 200, MIN_RADIUS)
         ink = 0 if touch.get("type") == "eraser" else 1
         line = [tuple(point) for point in points.tolist()]
         draw.line(line, fill=ink, width=max(1, round(2 * radius)))
@@ -33,12 +47,12 @@ def paint(mask: np.ndarray, touches: Sequence[Any]) -> np.ndarray:
     return np.array(canvas)
 
 
-def _checked(touch: Any) -> tuple[np.ndarray, float]:
+def _parse_stroke(touch: Any) -> tuple[npt.NDArray[np.float64], float]:
     try:
         points = np.asarray(touch["relativePoints"], dtype=np.float64).reshape(-1, 2)
-        stroke = float(touch["relativeStrokeWidth"])
+        stroke_width = float(touch["relativeStrokeWidth"])
     except (TypeError, KeyError, ValueError):
         raise ValueError("a brush stroke has no points or no width") from None
-    if not 0 < len(points) <= MAX_POINTS or not np.isfinite(points).all() or not 0 <= stroke <= 100:
+    if not 0 < len(points) <= MAX_POINTS or not np.isfinite(points).all() or not 0 <= stroke_width <= 100:
         raise ValueError("a brush stroke has points or a width out of range")
-    return points.clip(-100, 200), stroke
+    return points.clip(*POINT_RANGE), stroke_width

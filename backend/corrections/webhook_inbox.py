@@ -1,4 +1,4 @@
-"""Webhooks, kept the moment they come: Label Studio waits one second and never sends one again."""
+"""Stores webhooks at once: Label Studio waits one second for the response and never sends one again."""
 
 from __future__ import annotations
 
@@ -25,99 +25,124 @@ from worker.store.tables import Event
 
 log = logging.getLogger(__name__)
 
-KEPT_ACTIONS = frozenset(
+STORED_ACTIONS = frozenset(
     {
         "ANNOTATION_CREATED",
         "ANNOTATION_UPDATED",
         "ANNOTATIONS_CREATED",
         "ANNOTATIONS_DELETED",
         "TASKS_DELETED",
-        "PROJECT_UPDATED",
         "START_TRAINING",
     }
 )
+SPOOL_FOLDER = "inbox"  # in DATA_DIR
 EVENT_TIMEOUT_S = 300
-SPOOL_LOOK_S = 5.0
+EVENT_RETRIES = 2
+EVENT_FAILURE_TTL_S = 3600
+SPOOL_CHECK_S = 5.0
 
 
-class Inbox:
-    """Takes events from any thread. What the database does not take now waits in files of `spool`."""
+class WebhookInbox:
+    """Stores events; thread-safe.
 
-    def __init__(self, database: Database, connection: Redis, spool: Path) -> None:
+    While the database is unavailable, events are written to files in a spool folder, and from there to the
+    database as soon as possible.
+    """
+
+    def __init__(self, database: Database, connection: Redis, data_dir: Path) -> None:
         self._database = database
         self._connection = connection
-        self._spool = spool
-        self._empty_until = 0.0
-        self._one_at_a_time = threading.Lock()
+        self._spool = data_dir / SPOOL_FOLDER
+        self._spool_checked_until = 0.0
+        self._spool_lock = threading.Lock()
 
-    def take(self, action: str, project: str | None, body: bytes) -> None:
-        """Keeps an event and has it understood. The same one again changes nothing."""
-        if action not in KEPT_ACTIONS:
+    def store(self, action: str, project: str | None, body: bytes) -> None:
+        """Store an event and queue the job that processes it.
+
+        An event that is stored already changes nothing. Actions outside STORED_ACTIONS are ignored.
+
+        Args:
+            action: Label Studio's name of the event.
+            project: The project's id, if the event has one.
+            body: The request's body as it came.
+        """
+        if action not in STORED_ACTIONS:
             return
-        # Pressing the button again is asking again, though the request be the same.
+        # Pressing Start Training twice sends the same body, and both times mean a training.
         salt = uuid4().bytes if action == "START_TRAINING" else b""
-        digest = hashlib.sha256(salt + body).hexdigest()
+        body_hash = hashlib.sha256(salt + body).hexdigest()
         try:
-            self._keep(digest, action, project, body.decode("utf-8"))
-            self.empty_spool()
-        except IntegrityError:  # the same event came twice at once, and the other one is kept
-            log.debug("event %s is kept already", digest)
+            self._insert(body_hash, action, project, body.decode("utf-8"))
+            self.flush_spool()
+        except IntegrityError:  # the same event came twice at once; the other one is stored
+            log.debug("event %s is stored already", body_hash)
         except DatabaseUnavailable as error:
             log.warning("the event waits in %s: %s", self._spool, error)
-            self._spool.mkdir(parents=True, exist_ok=True)
-            beside = self._spool / f"{digest}.part"
-            beside.write_text(json.dumps({"action": action, "project": project, "body": body.decode()}))
-            beside.rename(beside.with_suffix(".json"))
-            self._empty_until = 0.0
+            self._write_to_spool(body_hash, action, project, body.decode("utf-8"))
 
-    def _keep(self, digest: str, action: str, project: str | None, body: str) -> None:
-        with self._database.session() as session:
-            if session.scalar(select(Event.id).where(Event.digest == digest)) is not None:
-                return
-            event = Event(digest=digest, action=action, project=project, body=body)
-            session.add(event)
-            session.flush()
-            number = event.id
-        with _redis_may_be_out(f"event {number}"):
-            if action == "START_TRAINING" and project:
-                runs.request(self._database, self._connection, project, "asked for in Label Studio")
-            enqueue_event(self._connection, number)
+    def flush_spool(self) -> None:
+        """Store the events that wait in the spool folder; it is read every SPOOL_CHECK_S at most.
 
-    def empty_spool(self) -> None:
-        """Gives the database what it could not take before. Raises DatabaseUnavailable."""
-        if time.monotonic() < self._empty_until or not self._one_at_a_time.acquire(blocking=False):
+        Raises:
+            DatabaseUnavailable: The database is still unavailable.
+        """
+        if time.monotonic() < self._spool_checked_until or not self._spool_lock.acquire(blocking=False):
             return
         try:
             for path in sorted(self._spool.glob("*.json")):
                 try:
-                    waiting = json.loads(path.read_text())
+                    event = json.loads(path.read_text())
                 except FileNotFoundError:  # another process was faster
                     continue
-                self._keep(path.stem, waiting["action"], waiting["project"], waiting["body"])
+                self._insert(path.stem, event["action"], event["project"], event["body"])
                 path.unlink(missing_ok=True)
-            self._empty_until = time.monotonic() + SPOOL_LOOK_S
+            self._spool_checked_until = time.monotonic() + SPOOL_CHECK_S
         finally:
-            self._one_at_a_time.release()
+            self._spool_lock.release()
+
+    def _write_to_spool(self, body_hash: str, action: str, project: str | None, body: str) -> None:
+        self._spool.mkdir(parents=True, exist_ok=True)
+        temporary_path = self._spool / f"{body_hash}.part"
+        temporary_path.write_text(json.dumps({"action": action, "project": project, "body": body}))
+        temporary_path.rename(temporary_path.with_suffix(".json"))
+        self._spool_checked_until = 0.0
+
+    def _insert(self, body_hash: str, action: str, project: str | None, body: str) -> None:
+        with self._database.session() as session:
+            if session.scalar(select(Event.id).where(Event.body_hash == body_hash)) is not None:
+                return
+            event = Event(body_hash=body_hash, action=action, project=project, body=body)
+            session.add(event)
+            session.flush()
+            event_id = event.id
+        with _redis_errors_logged(f"event {event_id}"):
+            if action == "START_TRAINING" and project:
+                runs.request(self._database, self._connection, project, "asked for in Label Studio")
+            enqueue_event(self._connection, event_id)
 
 
-def enqueue_event(connection: Redis, event: int) -> None:
-    """Has `backend.corrections.collector` understand an event."""
+def enqueue_event(connection: Redis, event_id: int) -> None:
+    """Queue the job that processes a stored event.
+
+    Raises:
+        RedisError: Redis cannot be used.
+    """
     Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json").enqueue_call(
         PROCESS_EVENT,
-        args=(event,),
-        job_id=f"event-{event}",
+        args=(event_id,),
+        job_id=f"event-{event_id}",
         timeout=EVENT_TIMEOUT_S,
         result_ttl=0,
-        failure_ttl=3600,
-        retry=Retry(max=2),
-        description=f"event {event}",
+        failure_ttl=EVENT_FAILURE_TTL_S,
+        retry=Retry(max=EVENT_RETRIES),
+        description=f"event {event_id}",
     )
 
 
 @contextmanager
-def _redis_may_be_out(what: str) -> Iterator[None]:
-    """What is kept in the database is found there later (`collector.requeue_overdue`)."""
+def _redis_errors_logged(what: str) -> Iterator[None]:
+    """Log errors of Redis only: what is in the database is queued later (`jobs.requeue_overdue`)."""
     try:
         yield
     except RedisError as error:
-        log.warning("%s is kept and waits for Redis: %s", what, error)
+        log.warning("%s is stored and waits for Redis: %s", what, error)

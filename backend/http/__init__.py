@@ -1,1 +1,1 @@
-"""Serving HTTP to Label Studio: routes, login, limits, metrics."""
+"""The HTTP service that implements Label Studio's ML backend protocol."""

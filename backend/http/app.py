@@ -17,11 +17,13 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from backend.corrections.webhook_inbox import Inbox
-from backend.http.auth import Gate
+from backend.corrections.webhook_inbox import WebhookInbox
+from backend.http.auth import RequestAuth
+from backend.http.body import parse_body, read_body, read_bytes
 from backend.http.metrics import Metrics
-from backend.http.middleware import Edge, http_error, parse_body, read_body, read_bytes
-from backend.prompts.predictor import Predictor, PredictRequest, Refused
+from backend.http.middleware import RequestMiddleware, http_error
+from backend.prompts.predictor import Predictor, RequestRefused
+from backend.prompts.request import PredictRequest
 from backend.settings import BackendSettings
 from label_config import ConfigError, read_config
 from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
@@ -34,27 +36,30 @@ NOT_READY = "pixellm (loading)"
 
 
 class SetupRequest(BaseModel):
-    """The body of /setup; its access token is not read, the backend has its own (LABEL_STUDIO_API_KEY)."""
+    """The body of /setup; its access token is ignored, since the backend has LABEL_STUDIO_API_KEY."""
 
     project: str | None = None
     label_config: str = Field("", alias="schema")
 
 
 class WebhookRequest(BaseModel):
-    """The body of /webhook. `project` is whole in most events and an id in some."""
+    """The body of /webhook; `project` is an object in most events and an id in some."""
 
     action: str
     project: dict[str, Any] | int | None = None
 
     @property
     def project_id(self) -> str | None:
+        """The project's id, if the event has one."""
         number = self.project.get("id") if isinstance(self.project, dict) else self.project
         return str(number) if isinstance(number, int | str) else None
 
 
 class Routes:
+    """The handlers of all routes."""
+
     def __init__(
-        self, settings: BackendSettings, predictor: Predictor, inbox: Inbox, metrics: Metrics
+        self, settings: BackendSettings, predictor: Predictor, inbox: WebhookInbox, metrics: Metrics
     ) -> None:
         self._settings = settings
         self._predictor = predictor
@@ -62,61 +67,66 @@ class Routes:
         self._metrics = metrics
 
     async def health(self, request: Request) -> Response:
-        """Says that this process lives, and nothing about the queue: Label Studio waits one second."""
+        """Respond that this process lives, without asking the queue: Label Studio waits one second."""
         return JSONResponse({"status": "UP", "model_class": MODEL_CLASS})
 
     async def setup(self, request: Request) -> Response:
-        """A labeling configuration that cannot be used is no reason not to connect: it is often made after.
-        The answer's `detail`, the log and each prompt's answer say what is wrong with it."""
+        """Connect a project.
+
+        A labeling configuration that cannot be used is no error here, because it is often written later. What
+        is wrong with it is in the response's `detail`, in the log, and in the answer to each prompt.
+        """
         setup = await read_body(request, SetupRequest, self._settings.max_body_bytes)
-        answer = {"model_version": NOT_READY}
+        content = {"model_version": NOT_READY}
         try:
-            answer["model_version"] = await self._predictor.version(setup.project) or NOT_READY
+            content["model_version"] = await self._predictor.version(setup.project) or NOT_READY
         except QueueUnavailable as error:
             log.warning("project %s: %s", setup.project, error)
         try:
             read_config(setup.label_config)
         except ConfigError as error:
             log.warning("project %s: %s", setup.project, error)
-            answer["detail"] = str(error)
-        return JSONResponse(answer)
+            content["detail"] = str(error)
+        return JSONResponse(content)
 
     async def predict(self, request: Request) -> Response:
-        asked = await read_body(request, PredictRequest, self._settings.max_body_bytes)
+        """Answer a prompt or a batch."""
+        body = await read_body(request, PredictRequest, self._settings.max_body_bytes)
         try:
-            results = await self._predictor.predict(asked)
-        except Refused as error:
+            results = await self._predictor.predict(body)
+        except RequestRefused as error:
             raise HTTPException(error.status, str(error)) from error
         return JSONResponse({"results": results})
 
     async def versions(self, request: Request) -> Response:
-        """All versions that could answer; Label Studio does not say for which project it asks."""
+        """Respond with all versions; Label Studio does not say for which project it asks."""
         try:
             return JSONResponse({"versions": await self._predictor.versions()})
         except QueueUnavailable as error:
             raise HTTPException(503, str(error)) from error
 
     async def webhook(self, request: Request) -> Response:
-        """Keeps the event and answers at once; `backend.corrections.collector` makes sense of it."""
+        """Store the event and respond at once; the collector processes it (`backend.corrections`)."""
         body = await read_bytes(request, self._settings.max_body_bytes)
         event = await parse_body(body, WebhookRequest)
-        await asyncio.to_thread(self._inbox.take, event.action, event.project_id, body)
+        await asyncio.to_thread(self._inbox.store, event.action, event.project_id, body)
         log.info("webhook %s, project %s", event.action, event.project_id)
         return JSONResponse({"status": "ok"})
 
     async def metrics(self, request: Request) -> Response:
+        """Respond with the metrics in Prometheus' text format."""
         return Response(
             await asyncio.to_thread(self._metrics.exposition), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )
 
 
 def create_app(settings: BackendSettings) -> Starlette:
-    """The ASGI application; it needs neither Redis nor the database to start."""
+    """Make the ASGI application; it starts without Redis and without the database."""
     queue = SegmentQueue(settings)
     metrics = Metrics(queue)
     database = Database(settings)
     predictor = Predictor(settings, queue, database)
-    inbox = Inbox(database, connect(settings.redis_url), settings.data_dir / "inbox")
+    inbox = WebhookInbox(database, connect(settings.redis_url), settings.data_dir)
     routes = Routes(settings, predictor, inbox, metrics)
 
     @asynccontextmanager
@@ -139,7 +149,7 @@ def create_app(settings: BackendSettings) -> Starlette:
             Route("/webhook", routes.webhook, methods=["POST"]),
             Route("/metrics", routes.metrics),
         ],
-        middleware=[Middleware(Edge, gate=Gate(settings), metrics=metrics)],
+        middleware=[Middleware(RequestMiddleware, auth=RequestAuth(settings), metrics=metrics)],
         exception_handlers={HTTPException: http_error},
         lifespan=lifespan,
     )

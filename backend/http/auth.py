@@ -1,4 +1,4 @@
-"""Who may call: HTTP basic authentication, and the secret header webhooks carry instead."""
+"""Authentication of requests: HTTP basic, and a secret header for webhooks."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ WEBHOOK_PATH = "/webhook"
 SECRET_HEADER = "X-Webhook-Secret"
 
 
-class Gate:
-    """Decides by path and headers. Without configured credentials everything is open."""
+class RequestAuth:
+    """Allows or refuses requests by path and headers; without configured credentials all are allowed."""
 
     def __init__(self, settings: BackendSettings) -> None:
         password = settings.basic_auth_pass.get_secret_value()
@@ -24,19 +24,21 @@ class Gate:
         self._has_login = self._login != b":"
         self._secret = settings.webhook_secret.get_secret_value().encode()
 
-    def admits(self, path: str, headers: Headers) -> bool:
+    def allows(self, path: str, headers: Headers) -> bool:
+        """Return whether a request may be answered."""
         if path in OPEN_PATHS:
             return True
-        # Label Studio sends the login with START_TRAINING only, and custom headers with all other webhooks.
+        # Label Studio sends the login with START_TRAINING only, and the custom header with all other
+        # webhooks.
         if path == WEBHOOK_PATH and self._secret:
-            given = headers.get(SECRET_HEADER, "").encode()
-            return compare_digest(given, self._secret) or (self._has_login and self._login_matches(headers))
+            secret = headers.get(SECRET_HEADER, "").encode()
+            return compare_digest(secret, self._secret) or (self._has_login and self._login_matches(headers))
         return not self._has_login or self._login_matches(headers)
 
     def _login_matches(self, headers: Headers) -> bool:
         scheme, _, encoded = headers.get("Authorization", "").partition(" ")
         try:
-            given = base64.b64decode(encoded.strip(), validate=True)
+            login = base64.b64decode(encoded.strip(), validate=True)
         except (binascii.Error, ValueError):
             return False
-        return compare_digest(given, self._login) and scheme.lower() == "basic"
+        return compare_digest(login, self._login) and scheme.lower() == "basic"

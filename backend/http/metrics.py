@@ -1,4 +1,4 @@
-"""What Prometheus may know: requests by route, and the queue as it is at the moment of asking."""
+"""Prometheus metrics: requests by route, and the state of the queue at the time of the scrape."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from prometheus_client.registry import Collector
 
 from worker.jobs.queue import QueueUnavailable, SegmentQueue
 
-# From a look-up to the longest a prompt may wait.
-SECONDS = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 100)
+# From a look-up to the longest time that a prompt may wait.
+BUCKETS_S = (0.005, 0.025, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 100)
 
 
 class Metrics:
-    """One registry per application, so that two in one process do not mix."""
+    """The metrics of one application; each has a registry of its own, so that two in a process do not mix."""
 
     def __init__(self, queue: SegmentQueue) -> None:
         self._registry = CollectorRegistry()
@@ -26,29 +26,39 @@ class Metrics:
             "pixellm_http_request_seconds",
             "Time to answer a request.",
             ["route"],
-            buckets=SECONDS,
+            buckets=BUCKETS_S,
             registry=self._registry,
         )
         self._registry.register(QueueCollector(queue))
 
     def observe(self, route: str, status: int, seconds: float) -> None:
+        """Count a request.
+
+        Args:
+            route: The path of its route.
+            status: The status of the response.
+            seconds: How long it took.
+        """
         self._requests.labels(route, str(status)).inc()
         self._seconds.labels(route).observe(seconds)
 
     def exposition(self) -> bytes:
-        """The text format. Asks Redis, so it belongs in a thread."""
+        """Return the metrics in Prometheus' text format; blocks, because it asks Redis."""
         return generate_latest(self._registry)
 
 
 class QueueCollector(Collector):
+    """Reads the queue's depth and its workers at every scrape."""
+
     def __init__(self, queue: SegmentQueue) -> None:
         self._queue = queue
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Nothing, so that registering does not ask Redis."""
+        """Return nothing, so that registering does not ask Redis."""
         return iter(())
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Yield the metrics; only `pixellm_queue_up` if Redis does not answer."""
         try:
             depth, workers = self._queue.depth(), self._queue.worker_status()
         except QueueUnavailable:

@@ -1,1 +1,1 @@
-"""Label Studio's own API and mask format."""
+"""Label Studio's API, and the format of its brush masks."""

@@ -1,6 +1,6 @@
-"""What we ask of Label Studio's API: annotations as they are, predictions stored, a version's name.
+"""A client of Label Studio's API: reads tasks and annotations, stores predictions, sets a project's version.
 
-Answers stay the JSON they are, as webhooks are: the SDK's typed objects would be a second form of the same.
+Responses stay plain JSON, as webhooks are: the SDK's typed objects would be a second form of the same data.
 """
 
 from __future__ import annotations
@@ -14,15 +14,16 @@ import httpx
 from worker.label_studio import LabelStudioSite, SiteError
 from worker.settings import Settings
 
-PAGE = 50
+PAGE_SIZE = 50
 TIMEOUT_S = 60.0
+MAX_ERROR_CHARS = 200  # of a response, in an error message
 
 
 class LabelStudioUnavailable(Exception):
-    """Label Studio cannot be asked, or refuses; the message says which and what to do.
+    """Label Studio does not answer or refuses; the message says which and what to do.
 
     Attributes:
-        status: The HTTP status of a refusal, None when there was no answer.
+        status: The HTTP status of a refusal, None when there was no response.
     """
 
     def __init__(self, message: str, status: int | None = None) -> None:
@@ -30,8 +31,11 @@ class LabelStudioUnavailable(Exception):
         self.status = status
 
 
-class LabelStudioApi:
-    """One client of LABEL_STUDIO_URL with LABEL_STUDIO_API_KEY. All methods raise LabelStudioUnavailable."""
+class LabelStudioClient:
+    """A client of LABEL_STUDIO_URL with LABEL_STUDIO_API_KEY.
+
+    All methods and the constructor raise LabelStudioUnavailable.
+    """
 
     def __init__(self, settings: Settings) -> None:
         if not (settings.label_studio_url and settings.label_studio_api_key):
@@ -42,46 +46,49 @@ class LabelStudioApi:
         )
 
     def close(self) -> None:
+        """Close the connections."""
         self._client.close()
 
     def project(self, project: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._ask("GET", f"/api/projects/{project}/")
-        return found
+        """Return a project, with its labeling configuration in `label_config`."""
+        response: dict[str, Any] = self._request("GET", f"/api/projects/{project}/")
+        return response
 
     def task(self, task: str) -> dict[str, Any]:
-        found: dict[str, Any] = self._ask("GET", f"/api/tasks/{task}/")
-        return found
+        """Return a task with its data."""
+        response: dict[str, Any] = self._request("GET", f"/api/tasks/{task}/")
+        return response
 
     def tasks(self, project: str) -> Iterator[dict[str, Any]]:
-        """All tasks with all their annotations, page by page."""
+        """Yield all tasks of a project with all their annotations, fetched page by page."""
         page = 1
         while True:
-            found = self._ask(
+            response = self._request(
                 "GET",
                 "/api/tasks/",
-                params={"project": project, "fields": "all", "page": page, "page_size": PAGE},
+                params={"project": project, "fields": "all", "page": page, "page_size": PAGE_SIZE},
             )
-            tasks = found["tasks"] if isinstance(found, dict) else found
+            tasks = response["tasks"] if isinstance(response, dict) else response
             yield from tasks
-            if len(tasks) < PAGE:
+            if len(tasks) < PAGE_SIZE:
                 return
             page += 1
 
-    def unlabelled(self, project: str, most: int) -> list[dict[str, Any]]:
-        """The first tasks without an annotation."""
-        return list(islice((task for task in self.tasks(project) if not task.get("annotations")), most))
+    def unlabelled(self, project: str, limit: int) -> list[dict[str, Any]]:
+        """Return the first tasks without an annotation, at most `limit`."""
+        return list(islice((task for task in self.tasks(project) if not task.get("annotations")), limit))
 
     def predict(self, task: int, prediction: dict[str, Any]) -> None:
-        """Stores a prediction of a task."""
-        self._ask("POST", "/api/predictions/", json={"task": task, **prediction})
+        """Store a prediction of a task."""
+        self._request("POST", "/api/predictions/", json={"task": task, **prediction})
 
-    def name_version(self, project: str, version: str) -> None:
-        """Makes `version` the one whose predictions are shown and order the tasks."""
-        self._ask("PATCH", f"/api/projects/{project}/", json={"model_version": version})
+    def set_version(self, project: str, version: str) -> None:
+        """Make `version` the one whose predictions the project shows and orders its tasks by."""
+        self._request("PATCH", f"/api/projects/{project}/", json={"model_version": version})
 
-    def _ask(self, method: str, path: str, **more: Any) -> Any:
+    def _request(self, method: str, path: str, **options: Any) -> Any:
         try:
-            response = self._client.request(method, path, **more)
+            response = self._client.request(method, path, **options)
         except SiteError as error:  # a personal token that is not valid
             raise LabelStudioUnavailable(str(error)) from error
         except httpx.HTTPError as error:
@@ -90,9 +97,9 @@ class LabelStudioApi:
             ) from error
         if response.is_success:
             return response.json() if response.content else None
-        mend = ": LABEL_STUDIO_API_KEY may not do this" if response.status_code in (401, 403) else ""
+        hint = ": LABEL_STUDIO_API_KEY may not do this" if response.status_code in (401, 403) else ""
         raise LabelStudioUnavailable(
-            f"Label Studio answered HTTP {response.status_code} to {method} {path}{mend}. "
-            f"{response.text[:200]}",
+            f"Label Studio answered HTTP {response.status_code} to {method} {path}{hint}. "
+            f"{response.text[:MAX_ERROR_CHARS]}",
             response.status_code,
         )

@@ -1,6 +1,6 @@
-"""Answers that come after the batch request that asked for them: followed here, then sent to Label Studio.
+"""Predictions that are ready only after the batch request that asked for them: sent to Label Studio later.
 
-What is followed lives in this process. After a restart the same question finds its stored answer.
+The jobs that are followed are held by this process only. After a restart, asking again finds their results.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from backend.label_studio.client import LabelStudioApi, LabelStudioUnavailable
-from backend.prompts.model_client import Asking, Failed, Unanswered
+from backend.background import BackgroundTasks
+from backend.label_studio.client import LabelStudioClient, LabelStudioUnavailable
+from backend.prompts.model_client import JobFailed, ModelClient, NotReady
+from backend.prompts.regions import Prediction
 from backend.settings import BackendSettings
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.jobs.queue import WAITING_TTL_S, QueueUnavailable
@@ -22,115 +24,126 @@ from worker.jobs.queue import WAITING_TTL_S, QueueUnavailable
 log = logging.getLogger(__name__)
 
 WAIT_S = 600.0
-REST_S = 5.0
-RETRY_AFTER_S = (1.0, 2.0, 5.0, 10.0, 60.0)
+RETRY_PAUSE_S = 5.0
+SEND_RETRY_PAUSES_S = (1.0, 2.0, 5.0, 10.0, 60.0)
 
-Prediction = dict[str, Any]
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Pending:
-    """A question of a batch without an answer yet; `finish` makes the prediction of a result."""
+class PendingPrediction:
+    """A task of a batch whose job has no result yet.
+
+    Attributes:
+        task: Label Studio's id of the task.
+        job: The job that was made for it.
+        build: Makes the prediction when the result is there.
+    """
 
     task: int
     job: SegmentJob
-    finish: Callable[[SegmentResult], Awaitable[Prediction]]
+    build: Callable[[SegmentResult], Awaitable[Prediction]]
 
     @property
     def key(self) -> tuple[int, str, str]:
+        """What identifies the question: the task, its image and the prompt."""
         return self.task, self.job.image, self.job.prompt
 
 
 class LatePredictions:
-    """Follows pending questions in the background of the running event loop."""
+    """Follows pending predictions in the background of the running event loop."""
 
-    def __init__(self, settings: BackendSettings, asking: Asking) -> None:
+    def __init__(self, settings: BackendSettings, model: ModelClient) -> None:
         self._settings = settings
-        self._asking = asking
+        self._model = model
         self._followed: set[tuple[int, str, str]] = set()
         self._sending: set[tuple[int, str, str]] = set()
-        self._runs: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
-    def follow(self, pending: Sequence[Pending]) -> None:
-        """Sends each answer to Label Studio once it is there; a question is followed once."""
-        fresh = [one for one in pending if one.key not in self._followed]
-        if not fresh:
+    def follow(self, predictions: Sequence[PendingPrediction]) -> None:
+        """Send each prediction to Label Studio when it is ready; what is followed already is skipped.
+
+        Without LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY nothing is followed.
+        """
+        new = [pending for pending in predictions if pending.key not in self._followed]
+        if not new:
             return
         if not (self._settings.label_studio_url and self._settings.label_studio_api_key):
             log.info(
                 "%d predictions come later and stay here: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not "
                 "both set",
-                len(fresh),
+                len(new),
             )
             return
-        self._followed.update(one.key for one in fresh)
-        run = asyncio.create_task(self._run(fresh))
-        self._runs.add(run)
-        run.add_done_callback(self._runs.discard)
+        self._followed.update(pending.key for pending in new)
+        self._tasks.start(self._follow_all(new))
 
-    def settle(self, pending: Pending) -> bool:
-        """Whether the answer may go into a response, and then it is not sent once more. While it is being
-        sent it may not: Label Studio asks twice for an opened task and would store it twice."""
+    def claim(self, pending: PendingPrediction) -> bool:
+        """Ask to put a prediction into a response instead of sending it later.
+
+        Returns:
+            Whether the caller may do so; then it is not sent. It may not while it is being sent: Label Studio
+            asks twice for a task that is opened, and would store the prediction twice.
+        """
         self._followed.discard(pending.key)
         return pending.key not in self._sending
 
     async def aclose(self) -> None:
-        for run in self._runs:
-            run.cancel()
-        await asyncio.gather(*self._runs, return_exceptions=True)
+        """Stop following."""
+        await self._tasks.aclose(cancel=True)
 
-    async def _run(self, pending: Sequence[Pending]) -> None:
-        give_up = time.monotonic() + WAITING_TTL_S
+    async def _follow_all(self, predictions: Sequence[PendingPrediction]) -> None:
+        deadline = time.monotonic() + WAITING_TTL_S
+        jobs = [pending.job for pending in predictions]
         try:
-            # All at once, so that all workers have something to do while the first answer is awaited.
-            await self._patiently(lambda: self._asking.submit([one.job for one in pending], WAIT_S), give_up)
-            for one in pending:
-                await self._follow(one, give_up)
-        except (Unanswered, QueueUnavailable) as error:
-            log.warning("%d tasks get no prediction: %s", len(pending), error)
+            # All at once, so that all workers are busy while the first result is awaited.
+            await self._retry(functools.partial(self._model.submit, jobs, WAIT_S), deadline)
+            for pending in predictions:
+                await self._follow(pending, deadline)
+        except (NotReady, QueueUnavailable) as error:
+            log.warning("%d tasks get no prediction: %s", len(predictions), error)
         finally:
-            self._followed.difference_update(one.key for one in pending)
+            self._followed.difference_update(pending.key for pending in predictions)
 
-    async def _follow(self, one: Pending, give_up: float) -> None:
+    async def _follow(self, pending: PendingPrediction, deadline: float) -> None:
         try:
-            result = await self._patiently(functools.partial(self._asking.ask, one.job, WAIT_S), give_up)
-            if one.key in self._followed:
-                self._sending.add(one.key)
-                await self._send(one.task, await one.finish(result))
-        except Failed as error:
-            log.warning("task %d gets no prediction: %s", one.task, error)
+            result = await self._retry(functools.partial(self._model.ask, pending.job, WAIT_S), deadline)
+            if pending.key in self._followed:
+                self._sending.add(pending.key)
+                await self._send(pending.task, await pending.build(result))
+        except JobFailed as error:
+            log.warning("task %d gets no prediction: %s", pending.task, error)
         finally:
-            self._followed.discard(one.key)
-            self._sending.discard(one.key)
+            self._followed.discard(pending.key)
+            self._sending.discard(pending.key)
 
-    async def _patiently(self, ask: Callable[[], Awaitable[T]], give_up: float) -> T:
+    async def _retry(self, request: Callable[[], Awaitable[T]], deadline: float) -> T:
         while True:
             try:
-                return await ask()
-            except Failed:
+                return await request()
+            except JobFailed:
                 raise
-            except (Unanswered, QueueUnavailable):
-                if time.monotonic() > give_up:
+            except (NotReady, QueueUnavailable):
+                if time.monotonic() > deadline:
                     raise
-                await asyncio.sleep(REST_S)
+                await asyncio.sleep(RETRY_PAUSE_S)
 
     async def _send(self, task: int, prediction: Prediction) -> None:
-        for retry_after_s in (*RETRY_AFTER_S, None):
+        for pause_s in (*SEND_RETRY_PAUSES_S, None):
             try:
                 await asyncio.to_thread(self._label_studio.predict, task, prediction)
             except LabelStudioUnavailable as error:
                 refused = error.status is not None and error.status < 500
                 reason = f"HTTP status {error.status}" if error.status else str(error)
-                if retry_after_s is None or refused:
+                if pause_s is None or refused:
                     log.error("Label Studio does not take the prediction for task %d: %s", task, reason)
                     return
                 log.warning("Label Studio does not take a prediction yet: %s", reason)
-                await asyncio.sleep(retry_after_s)
+                await asyncio.sleep(pause_s)
             else:
                 log.info("task %d: prediction sent", task)
                 return
 
     @functools.cached_property
-    def _label_studio(self) -> LabelStudioApi:
-        return LabelStudioApi(self._settings)
+    def _label_studio(self) -> LabelStudioClient:
+        return LabelStudioClient(self._settings)

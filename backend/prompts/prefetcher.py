@@ -1,37 +1,34 @@
-"""Asking a worker to look at an image ahead of a prompt. Nobody waits for it, and nobody hears of it."""
+"""Has a worker encode an image before the first prompt about it is typed."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
-from backend.prompts.model_client import Asking, Unanswered
+from backend.background import BackgroundTasks
+from backend.prompts.model_client import ModelClient, NotReady
 from worker.jobs.contract import WarmJob
 from worker.jobs.queue import QueueUnavailable
 
 log = logging.getLogger(__name__)
 
 
-class Warming:
-    """Sends warm jobs in the background of the running event loop."""
+class Prefetcher:
+    """Queues warm jobs in the background of the running event loop."""
 
-    def __init__(self, asking: Asking) -> None:
-        self._asking = asking
-        self._runs: set[asyncio.Task[None]] = set()
+    def __init__(self, model: ModelClient) -> None:
+        self._model = model
+        self._tasks = BackgroundTasks()
 
-    def begin(self, job: WarmJob) -> None:
-        """Returns at once. What goes wrong stays in the log."""
-        run = asyncio.create_task(self._run(job))
-        self._runs.add(run)
-        run.add_done_callback(self._runs.discard)
+    def start(self, job: WarmJob) -> None:
+        """Queue `job` and return at once; errors are only logged."""
+        self._tasks.start(self._queue(job))
 
     async def aclose(self) -> None:
-        for run in self._runs:
-            run.cancel()
-        await asyncio.gather(*self._runs, return_exceptions=True)
+        """Cancel what is not queued yet."""
+        await self._tasks.aclose(cancel=True)
 
-    async def _run(self, job: WarmJob) -> None:
+    async def _queue(self, job: WarmJob) -> None:
         try:
-            await self._asking.warm(job)
-        except (Unanswered, QueueUnavailable) as error:
-            log.info("task %s is not warmed: %s", job.task, error)
+            await self._model.warm(job)
+        except (NotReady, QueueUnavailable) as error:
+            log.info("task %s is not prefetched: %s", job.task, error)

@@ -1,10 +1,11 @@
-"""Our record of what was proposed: Label Studio keeps none of what an annotator rejected."""
+"""Records every answer as a proposal: Label Studio keeps nothing of what an annotator rejected."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 
+from backend.background import BackgroundTasks
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.store.corrections import record_proposal
 from worker.store.database import Database, DatabaseUnavailable
@@ -12,29 +13,28 @@ from worker.store.database import Database, DatabaseUnavailable
 log = logging.getLogger(__name__)
 
 
-class Ledger:
-    """Notes answers in the background of the running event loop; no prompt waits for it."""
+class ProposalLog:
+    """Writes proposals in the background of the running event loop, so that no prompt waits for it."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._runs: set[asyncio.Task[None]] = set()
+        self._tasks = BackgroundTasks()
 
-    def note(self, job: SegmentJob, result: SegmentResult) -> None:
-        if job.project is None or job.task is None:
-            return
-        run = asyncio.create_task(self._run(job, result))
-        self._runs.add(run)
-        run.add_done_callback(self._runs.discard)
+    def record(self, job: SegmentJob, result: SegmentResult) -> None:
+        """Record the answer to `job` and return at once; a job without project or task is ignored."""
+        if job.project is not None and job.task is not None:
+            self._tasks.start(self._record(job, result))
 
     async def aclose(self) -> None:
-        await asyncio.gather(*self._runs, return_exceptions=True)
+        """Wait until everything is written."""
+        await self._tasks.aclose(cancel=False)
 
-    async def _run(self, job: SegmentJob, result: SegmentResult) -> None:
+    async def _record(self, job: SegmentJob, result: SegmentResult) -> None:
         try:
-            await asyncio.to_thread(self._record, job, result)
+            await asyncio.to_thread(self._insert, job, result)
         except DatabaseUnavailable as error:
-            log.warning("task %s: what was proposed is not recorded: %s", job.task, error)
+            log.warning("task %s: the proposal is not recorded: %s", job.task, error)
 
-    def _record(self, job: SegmentJob, result: SegmentResult) -> None:
+    def _insert(self, job: SegmentJob, result: SegmentResult) -> None:
         with self._database.session() as session:
             record_proposal(session, job, result)

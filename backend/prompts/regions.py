@@ -1,11 +1,16 @@
-"""The model's answer as Label Studio results: a mask for each target, and text for the answer control."""
+"""From the model's answer to a Label Studio prediction: a region for each mask, and the answer's text.
+
+`_region` is where a target's phrase becomes a label of the project (`label_config.map_label`).
+"""
 
 from __future__ import annotations
 
 import base64
 import hashlib
 import io
+import re
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 from uuid import uuid4
 
@@ -13,22 +18,51 @@ import numpy as np
 from PIL import Image
 
 from backend.label_studio import brush_rle
+from backend.label_studio.brush_rle import Mask
 from label_config import LabelConfig, map_label
 from worker.jobs.contract import SegmentResult, TargetResult
 from worker.jobs.masks import from_rle, is_empty
 
-Item = dict[str, Any]
+ITEM_ID_CHARS = 10  # as Label Studio's own ids
+
+# One entry of a Label Studio `result` list: a region or a text.
+ResultItem = dict[str, Any]
+# A Label Studio prediction: `result`, `score`, `model_version`.
+Prediction = dict[str, Any]
+
+
+def build_prediction(
+    result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0
+) -> Prediction:
+    """Make the prediction that shows a result.
+
+    Args:
+        result: The model's answer and masks.
+        config: The project's labeling configuration.
+        prompt: The prompt that was answered.
+        min_score: Targets with a lower score are left out.
+
+    Returns:
+        The regions, the answer's text if the configuration shows it, and the mean score of the regions.
+    """
+    regions = build_results(result, config, prompt, min_score)
+    scores = [region["score"] for region in regions]
+    return {
+        "result": regions + answer_item(config, answer_text(result, config, min_score)),
+        "score": fmean(scores) if scores else 0.0,
+        "model_version": result.model_version,
+    }
 
 
 def build_results(
     result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0
-) -> list[Item]:
-    """A region for each target whose score is at least `min_score` and whose mask is not empty.
+) -> list[ResultItem]:
+    """Make a region for each target whose score is at least `min_score` and whose mask is not empty.
 
-    The same target of the same job has the same id, so that an answer given again replaces its regions and
-    does not double them. A phrase that names no label makes a region with an empty list of labels: Label
-    Studio shows it unlabelled, for the annotator to name. `meta.pixellm` says where a region comes from,
-    because Label Studio does not keep that for suggestions.
+    The same target of the same job always has the same id, so that regions of a repeated answer replace the
+    earlier ones. A phrase that names no label makes a region with an empty list of labels: Label Studio shows
+    it unlabelled, and the annotator chooses one. `meta.pixellm` says where a region comes from, because Label
+    Studio does not keep that for suggestions.
     """
     return [
         _region(result, config, prompt, index, target)
@@ -38,10 +72,10 @@ def build_results(
 
 
 def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0.0) -> str:
-    """What the annotator reads: the model's answer, its warnings, and why a target has no labelled region."""
+    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label."""
     shown = [target for _, target in _shown(result, min_score)]
     empty = [target.phrase for target in shown if is_empty(target.mask)]
-    unnamed = [
+    unlabelled = [
         target.phrase
         for target in shown
         if not is_empty(target.mask) and not map_label(target.phrase, config)
@@ -49,30 +83,50 @@ def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0
     sentences = [result.answer, *result.warnings]
     if empty:
         sentences.append(f"Nothing was found for: {_listed(empty)}.")
-    if unnamed:
-        sentences.append(f"No label of this project fits: {_listed(unnamed)}; choose one for each such mask.")
-    if weak := len(result.targets) - len(shown):
-        sentences.append(f"{weak} left out with a score below {min_score:g}.")
+    if unlabelled:
+        sentences.append(
+            f"No label of this project fits: {_listed(unlabelled)}; choose one for each such mask."
+        )
+    if hidden := len(result.targets) - len(shown):
+        sentences.append(f"{hidden} left out with a score below {min_score:g}.")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def answer_item(config: LabelConfig, text: str) -> list[Item]:
-    """The result that shows `text` in the answer control; none if the config has no such control."""
-    if config.answer is None:
-        return []
-    item = {
-        "id": uuid4().hex[:10],
-        "from_name": config.answer,
-        "to_name": config.image.name,
-        "type": "textarea",
-        "value": {"text": [text]},
-    }
-    return [item]
+def answer_item(config: LabelConfig, text: str) -> list[ResultItem]:
+    """Return the result that shows `text` in the answer control; empty if there is no such control."""
+    return [] if config.answer is None else [_text_item(config.answer, config.image.name, text)]
+
+
+def answer_item_without_config(xml: str, text: str) -> ResultItem | None:
+    """Return a result that shows `text` although the labeling configuration cannot be read.
+
+    Args:
+        xml: The configuration, which may be no XML at all.
+        text: What to show.
+
+    Returns:
+        The result for the text area named `answer`; None if there is none.
+    """
+    for tag in re.findall(r"<TextArea\b[^<>]*>", xml, re.IGNORECASE):
+        attributes = dict(re.findall(r"""(\w+)\s*=\s*["']([^"']*)["']""", tag.lower()))
+        if attributes.get("name") == "answer" and "toname" in attributes:
+            return _text_item("answer", attributes["toname"], text)
+    return None
 
 
 def region_id(job: str, index: int) -> str:
-    """The id of the region that shows a job's target."""
-    return hashlib.sha1(f"{job}:{index}".encode(), usedforsecurity=False).hexdigest()[:10]
+    """Return the id of the region that shows target `index` of a job."""
+    return hashlib.sha1(f"{job}:{index}".encode(), usedforsecurity=False).hexdigest()[:ITEM_ID_CHARS]
+
+
+def _text_item(control: str, image: str, text: str) -> ResultItem:
+    return {
+        "id": uuid4().hex[:ITEM_ID_CHARS],
+        "from_name": control,
+        "to_name": image,
+        "type": "textarea",
+        "value": {"text": [text]},
+    }
 
 
 def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
@@ -81,13 +135,13 @@ def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, Targe
 
 def _region(
     result: SegmentResult, config: LabelConfig, prompt: str, index: int, target: TargetResult
-) -> Item:
+) -> ResultItem:
     label = map_label(target.phrase, config)
     mask = from_rle(target.mask)
     if config.mask.kind == "brushlabels":
-        value: Item = {"format": "rle", "rle": brush_rle.encode(mask)}
+        value: ResultItem = {"format": "rle", "rle": brush_rle.encode(mask)}
     else:
-        value = {"imageDataURL": _bitmask(mask)}
+        value = {"imageDataURL": _png_url(mask)}
     origin = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
     return {
         "id": region_id(result.job_id, index),
@@ -104,7 +158,7 @@ def _region(
     }
 
 
-def _bitmask(mask: np.ndarray) -> str:
+def _png_url(mask: Mask) -> str:
     """A PNG of the mask as a data URL, black on transparent."""
     alpha = Image.fromarray(mask.astype(np.uint8) * 255)
     file = io.BytesIO()

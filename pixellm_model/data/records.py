@@ -9,13 +9,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 from pycocotools import mask as coco_mask
 
 from pixellm_model.errors import DataError
+from pixellm_model.image_file import MAX_PIXELS, decode
 from pixellm_model.samples import PLACEHOLDER, Question, Sample
 
-MAX_PIXELS = 100_000_000
 EXIF_ORIENTATION = 0x0112
 _COUNTS = re.compile(r"[0-o]*")  # the characters of COCO's compressed RLE
 
@@ -56,9 +56,8 @@ class Record:
     def sample(self) -> Sample:
         """Decode it. Raises DataError when the picture cannot be read."""
         try:
-            with Image.open(self.image) as image:
-                pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            pixels = np.array(decode(self.image.read_bytes(), formats=None))
+        except (OSError, ValueError) as error:
             raise DataError(f"{self.name}: the image {self.image.name} cannot be read ({error}).") from None
         height, width = pixels.shape[:2]
         return Sample(

@@ -1,8 +1,9 @@
-"""What an answer will probably say, guessed so that many tokens can be verified in one forward.
+"""Draft answers for speculative decoding (Leviathan et al., 2023), taken from earlier answers.
 
-Answers repeat themselves: "cup is B." to "the cup" makes "dog is B." likely for "Where is the dog?", and
-after a target's first codebook token the other five are all but certain. A wrong draft costs a little time
-and changes nothing: see `generate`.
+Answers repeat their form: after "cup is B." to "the cup", "dog is B." is likely for "Where is the dog?".
+After a target's first codebook token the other five are nearly certain. No second model is needed: a draft is
+an earlier answer with the new prompt's phrases filled in. `generate.generate` verifies it, so a wrong draft
+costs a little time and does not change the answer.
 """
 
 from __future__ import annotations
@@ -14,45 +15,54 @@ from dataclasses import dataclass
 from pixellm_model.engine.phrases import asked_phrases
 from pixellm_model.tokenizer import PromptTokenizer
 
-LONGEST = 32  # tokens ahead: three targets with their names
-FOLLOWING = 8  # tokens ahead where only the newest token is known: a target and what comes after it
-FORMS = 3  # ways of answering that are remembered for each number of things asked for
-_SLOT = "\ue000{}\ue001"  # stands for a phrase in a form; private characters, which no text holds
+MAX_DRAFT = 32  # draft tokens per forward: about three targets with their names
+MAX_CONTINUATION = 8  # draft tokens where only the newest token is known: a target and what follows it
+MAX_FORMS = 3  # answer forms remembered per number of phrases in the prompt
+_SLOT = "\ue000{}\ue001"  # stands for a phrase in a form; private-use characters, which no text contains
 
 
 class Drafts:
-    """Remembers the forms of earlier answers, newest first, and what followed each token in them."""
+    """Proposes draft answers and learns from finished ones.
+
+    Remembers the newest answer forms and, per token, which tokens followed it last.
+    """
 
     def __init__(self, tokenizer: PromptTokenizer):
         self._tokenizer = tokenizer
         first, *rest = tokenizer.codebook.ids
-        self._after: dict[int, list[int]] = {first: rest}
-        self._forms: dict[int, list[str]] = {}
+        self._continuations: dict[int, list[int]] = {first: rest}
+        self._forms: dict[int, list[str]] = {}  # by number of phrases, newest first
 
-    def about(self, prompt: str) -> Draft:
+    def propose(self, prompt: str) -> Draft:
         """A draft of the answer to `prompt`."""
         phrases = self._phrases(prompt)
         forms = self._forms.get(len(phrases), ())
-        return Draft([self._filled(form, phrases) for form in forms], self._after)
+        return Draft([self._fill(form, phrases) for form in forms], self._continuations)
 
-    def learn(self, prompt: str, texts: Sequence[str], ids: list[int]) -> None:
-        """Take in a finished answer: its ids, and its texts between the codebook runs."""
-        for at, token in enumerate(ids[:-1]):
-            self._after[token] = ids[at + 1 : at + 1 + FOLLOWING]
+    def update(self, prompt: str, texts: Sequence[str], ids: list[int]) -> None:
+        """Learn from a finished answer.
+
+        Args:
+            prompt: what was asked.
+            texts: the answer's texts between its codebook runs.
+            ids: all token ids of the answer.
+        """
+        for index, token in enumerate(ids[:-1]):
+            self._continuations[token] = ids[index + 1 : index + 1 + MAX_CONTINUATION]
         phrases = self._phrases(prompt)
         form = self._tokenizer.codebook.text.join(f" {self._tokenizer.clean(text)} " for text in texts)
         for number, phrase in sorted(enumerate(phrases), key=lambda pair: -len(pair[1])):
             form = re.sub(rf"(?<!\w){re.escape(phrase)}(?!\w)", _SLOT.format(number), form)
-        known = self._forms.setdefault(len(phrases), [])
-        if form in known:
-            known.remove(form)
-        known.insert(0, form)
-        del known[FORMS:]
+        forms = self._forms.setdefault(len(phrases), [])
+        if form in forms:
+            forms.remove(form)
+        forms.insert(0, form)
+        del forms[MAX_FORMS:]
 
     def _phrases(self, prompt: str) -> list[str]:
         return asked_phrases(self._tokenizer.clean(prompt.lower()))
 
-    def _filled(self, form: str, phrases: Sequence[str]) -> list[int]:
+    def _fill(self, form: str, phrases: Sequence[str]) -> list[int]:
         for number, phrase in enumerate(phrases):
             form = form.replace(_SLOT.format(number), phrase)
         return [*self._tokenizer.encode(form.strip())[1:], self._tokenizer.eos_id]
@@ -60,14 +70,19 @@ class Drafts:
 
 @dataclass(frozen=True)
 class Draft:
-    """`whole` are answers that may come, the likeliest first; `following` is what follows a token."""
+    """A guess at an answer.
 
-    whole: list[list[int]]
-    following: dict[int, list[int]]
+    Attributes:
+        candidates: token ids of whole answers, the likeliest first.
+        continuations: per token id, the ids that followed it last; used where no candidate fits.
+    """
 
-    def after(self, answer: list[int]) -> list[int]:
-        """What may come after these first tokens of an answer: at most LONGEST tokens, perhaps none."""
-        for one in self.whole:
-            if len(one) > len(answer) and one[: len(answer)] == answer:
-                return one[len(answer) :][:LONGEST]
-        return self.following.get(answer[-1], []) if answer else []
+    candidates: list[list[int]]
+    continuations: dict[int, list[int]]
+
+    def tokens_after(self, answer: list[int]) -> list[int]:
+        """Draft tokens after the first tokens of an answer: at most MAX_DRAFT, possibly none."""
+        for candidate in self.candidates:
+            if len(candidate) > len(answer) and candidate[: len(answer)] == answer:
+                return candidate[len(answer) :][:MAX_DRAFT]
+        return self.continuations.get(answer[-1], []) if answer else []

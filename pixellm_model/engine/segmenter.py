@@ -1,26 +1,35 @@
-"""The facade: an image and a sentence in, named masks and the model's answer out."""
+"""`Segmenter`, the public interface: an image and a prompt in, named masks and the model's answer out."""
 
 from __future__ import annotations
 
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.engine.answers import (
+    Segmentation,
+    Target,
+    display_text,
+    texts_between_runs,
+    warnings_about,
+)
 from pixellm_model.engine.drafts import Drafts
-from pixellm_model.engine.generate import Generation, Question, encode_prefixes, generate, split_prompt
+from pixellm_model.engine.generate import DecodeRequest, Generation, generate, prefill, split_prompt
 from pixellm_model.engine.int8 import to_int8
+from pixellm_model.engine.masks import finish_mask
 from pixellm_model.engine.phrases import name_targets
 from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
 from pixellm_model.errors import PromptError
 from pixellm_model.model import PixelLM
-from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image, restore_masks
+from pixellm_model.preprocess import ProcessedImage, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 from pixellm_model.request import Picture, Request
 from pixellm_model.tokenizer import PromptTokenizer
@@ -28,36 +37,21 @@ from pixellm_model.tokenizer import PromptTokenizer
 MINI = Path(__file__).parents[1] / "mini"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_NEW_TOKENS = 512
-CACHE_BYTES = 512 * 2**20  # of the cache a segmenter makes for itself
-
-
-@dataclass(frozen=True)
-class Target:
-    """One target: the `phrase` that named it, `mask` (H, W) bool, `score` in 0..1 (mean confidence inside
-    the mask) and `box` as x0, y0, x1, y1 in pixels, end exclusive (all 0 for an empty mask)."""
-
-    phrase: str
-    mask: np.ndarray
-    score: float
-    box: tuple[int, int, int, int]
-
-
-@dataclass(frozen=True)
-class Segmentation:
-    """`answer` is the model's text with `[1]`, `[2]` where target 1, 2 was named. `warnings` say what was
-    wrong with the answer; `timings` are seconds per stage."""
-
-    answer: str
-    targets: tuple[Target, ...]
-    warnings: tuple[str, ...] = ()
-    timings: dict[str, float] = field(default_factory=dict)
+CACHE_BYTES = 512 * 2**20  # bound of the cache that a segmenter makes for itself
 
 
 class Segmenter:
-    """A loaded PixelLM. Calls from several threads are answered one after the other.
+    """A loaded PixelLM. Safe to call from several threads; calls run one after the other.
 
-    What depends on an image alone is kept in `cache`, so that a further prompt on it costs only its own
-    tokens. Segmenters may share one cache: entries are told apart by image and version.
+    What depends on an image alone is kept in `cache`, so a further prompt on the same image costs only its
+    own tokens. Segmenters may share one cache: entries are keyed by image and version.
+
+    Attributes:
+        model: the model.
+        tokenizer: its tokenizer.
+        version: name of the weights, such as "pixellm-mini-1a2b3c4d" or "pixellm-mini-1a2b3c4d+adapter".
+        cache: the cached image prefixes.
+        fingerprint: the base checkpoint's fingerprint, which its adapters name.
     """
 
     def __init__(
@@ -86,11 +80,24 @@ class Segmenter:
         vision_tower: str | Path | None = None,
         cache: PrefixCache | None = None,
     ) -> Segmenter:
-        """Load a checkpoint folder of either layout; without `path`, the shipped pixellm-mini.
+        """Load a checkpoint folder of the published or the self-contained layout.
 
-        `dtype` "auto" is bfloat16 on a GPU and float32 on a CPU; "int8" is that too, with the matrices of
-        tower and language model in 8 bits. `cache` is one to share. Raises CheckpointError when the folder is
-        not a usable PixelLM, ValueError for an unknown device or dtype.
+        Args:
+            path: the folder; None for the shipped pixellm-mini.
+            device: "cpu", "cuda", "cuda:1" ...; "auto" is a GPU if there is one.
+            dtype: "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a GPU and float32 on a CPU;
+                "int8" is as "auto", with the matrices of tower and language model in 8 bits (needs
+                bitsandbytes).
+            vision_tower: folder of the CLIP tower, for a published checkpoint whose config.json names a tower
+                that is not a local folder.
+            cache: a cache to share with other segmenters; None makes one of CACHE_BYTES.
+
+        Returns:
+            The segmenter, ready to use.
+
+        Raises:
+            CheckpointError: the folder is not a usable PixelLM.
+            ValueError: unknown dtype, no GPU for a "cuda" device, or bitsandbytes is missing.
         """
         folder = Path(path) if path is not None else MINI
         if device == "auto":
@@ -99,8 +106,8 @@ class Segmenter:
             raise ValueError(f"Device {device!r} was asked for, but torch sees no GPU; use 'cpu' or 'auto'.")
         if dtype not in ("auto", "int8", *DTYPES):
             raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}, int8.")
-        wanted = DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)
-        model, tokenizer = checkpoint.load(folder, vision_tower, device, wanted)
+        torch_dtype = DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)
+        model, tokenizer = checkpoint.load(folder, vision_tower, device, torch_dtype)
         fingerprint = checkpoint.fingerprint(folder)
         version = f"{Path(model.config.name).name}-{fingerprint}"
         if dtype == "int8":
@@ -109,11 +116,19 @@ class Segmenter:
         return cls(model, tokenizer, version, cache, fingerprint)
 
     def with_adapter(self, folder: str | Path, name: str | None = None) -> Segmenter:
-        """This model with a fine-tuned adapter, as a segmenter of its own, of version `<this>+<name>` (by
-        default the folder's name). It shares this one's weights, but those of the adapter, and its cache,
-        in which versions are told apart.
+        """This model with a fine-tuned adapter, as a second segmenter.
 
-        Raises CheckpointError when the folder is no adapter or belongs to another base.
+        It shares this one's cache, and all weights but the adapter's. This one is not changed.
+
+        Args:
+            folder: the adapter's folder.
+            name: name in the version, which is `<this version>+<name>`; the folder's name by default.
+
+        Returns:
+            The second segmenter.
+
+        Raises:
+            CheckpointError: the folder is not an adapter, or one of another base.
         """
         from pixellm_model import adapter
 
@@ -122,9 +137,14 @@ class Segmenter:
         return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint)
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
-        """Write the self-contained layout; `int8` stores tower and language model with 8-bit matrices.
+        """Write the model and its tokenizer in the self-contained layout.
 
-        Raises ValueError when the weights in memory are rounded to 8 bits.
+        Args:
+            path: the folder; created if missing.
+            int8: store the matrices of tower and language model in 8 bits, the rest in float16.
+
+        Raises:
+            ValueError: the weights in memory are rounded to 8 bits (`dtype="int8"`).
         """
         if self.version.endswith("-int8"):
             raise ValueError("Weights rounded to 8 bits are not saved; load them in full precision.")
@@ -137,63 +157,108 @@ class Segmenter:
         history: Sequence[tuple[str, str]] = (),
         max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> Segmentation:
-        """Answer a prompt about an image.
+        """Answer one prompt about an image.
 
-        `history` holds earlier (prompt, answer) turns about the same image. Raises PromptError for an
-        empty prompt or one too long for the model.
+        Args:
+            image: a PIL image in any mode, or one that `prepare` made.
+            prompt: what to segment.
+            history: earlier (prompt, answer) turns about the same image, oldest first.
+            max_new_tokens: limit of the answer's length in tokens.
+
+        Returns:
+            The answer with its masks, at the image's own size.
+
+        Raises:
+            PromptError: the prompt is empty, or with its history too long for the model.
+            TypeError: `image` is neither.
         """
-        answered = self.segment_batch([Request(image, prompt, history)], max_new_tokens)[0]
-        if isinstance(answered, PromptError):
-            raise answered
-        return answered
+        (answer,) = self.segment_batch([Request(image, prompt, history)], max_new_tokens)
+        if isinstance(answer, PromptError):
+            raise answer
+        return answer
 
     def segment_batch(
         self, requests: Sequence[Request], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[Segmentation | PromptError]:
-        """Answer several prompts together, on the same image or different ones, with the masks they would
-        have alone. A prompt that cannot be taken has its PromptError in place of an answer.
+        """Answer several prompts together, on one image or several.
 
-        The `timings` of a Segmentation are those of the batch it was answered in.
+        The answers are those of `segment`, up to rounding.
+
+        Args:
+            requests: images with prompts and histories, as `segment` takes them.
+            max_new_tokens: limit of each answer's length in tokens.
+
+        Returns:
+            One entry per request, in their order: a Segmentation, or the PromptError that `segment` would
+            raise.
+
+        Raises:
+            TypeError: an image is neither a PIL image nor a prepared one.
         """
         answers: dict[int, Segmentation | PromptError] = {}
-        asked: dict[int, tuple[list[int], int]] = {}
+        prompts: dict[int, _EncodedPrompt] = {}
         for number, request in enumerate(requests):
             try:
-                asked[number] = self._ids(request, max_new_tokens)
+                prompts[number] = self._encode_prompt(request, max_new_tokens)
             except PromptError as error:
                 answers[number] = error
-        if asked:
+        if prompts:
             with self._lock, torch.inference_mode():
-                found = self._answer([requests[number] for number in asked], list(asked.values()))
-            answers |= zip(asked, found, strict=True)
+                segmentations = self._segment([requests[number] for number in prompts], [*prompts.values()])
+            answers |= zip(prompts, segmentations, strict=True)
         return [answers[number] for number in range(len(requests))]
 
-    def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[np.ndarray]:
-        """What the masks of a request's targets are thresholded from, each (H, W) float32.
+    def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[npt.NDArray[np.float32]]:
+        """The logits that a request's masks are thresholded from (at 0).
 
-        For measuring; `segment_batch` never builds them whole. Raises PromptError as `segment` does.
+        For evaluation only: `segment_batch` never holds them whole in memory.
+
+        Args:
+            request: image, prompt and history.
+            max_new_tokens: limit of the answer's length in tokens.
+
+        Returns:
+            One (H, W) array per target, at the photo's size.
+
+        Raises:
+            PromptError: as `segment`.
+            TypeError: as `segment`.
         """
-        asked = self._ids(request, max_new_tokens)
+        prompt = self._encode_prompt(request, max_new_tokens)
         with self._lock, torch.inference_mode():
             image = self._prepared(request.image)
-            _, _, (low_res,) = self._generated([request], [image], [asked], _Clock())
+            _, _, (low_res,) = self._generate([request], [image], [prompt], _Stopwatch())
             if not len(low_res):
                 return []
-            whole = restore_masks(low_res, image.resized, image.original, self.model.config.image_size)
-            return list(whole.cpu().numpy())
+            masks = restore_masks(low_res, image.resized, image.original, self.model.config.image_size)
+            return list(masks.cpu().numpy())
 
     def prepare(self, image: Image.Image) -> ProcessedImage:
-        """What the model needs of an image: a few megabytes, however large the photo. May be asked about in
-        its place, any number of times, without being resized again."""
+        """Resize and normalise an image once, for any number of prompts.
+
+        Args:
+            image: a PIL image in any mode.
+
+        Returns:
+            What the model needs of it, a few megabytes however large the photo is. `segment`, `segment_batch`
+            and `warm` take it in the image's place.
+        """
         return process_image(image, self.model.config.image_size)
 
     def warm(self, image: Image.Image | Picture) -> None:
-        """Compute what depends on the image alone, for prompts to come."""
+        """Compute and cache what depends on the image alone, before the first prompt.
+
+        Args:
+            image: a PIL image, or one that `prepare` made.
+
+        Raises:
+            TypeError: `image` is neither.
+        """
         with self._lock, torch.inference_mode():
             self._prefixes([self._prepared(image)])
 
     def forget(self) -> None:
-        """Drop what is kept of images and of earlier answers, in a shared cache too."""
+        """Empty the cache, also for segmenters that share it, and drop what was learned from answers."""
         with self._lock:
             self.cache.clear()
             self._drafts = Drafts(self.tokenizer)
@@ -205,87 +270,74 @@ class Segmenter:
             raise TypeError(f"{type(image).__name__} is neither a PIL image nor one prepared by this model.")
         return self.prepare(image)
 
-    def _ids(self, request: Request, max_new_tokens: int) -> tuple[list[int], int]:
-        """The ids behind the image, and how many may be answered."""
+    def _encode_prompt(self, request: Request, max_new_tokens: int) -> _EncodedPrompt:
         if not self.tokenizer.clean(request.prompt):
             raise PromptError("The prompt is empty; say what to segment.")
         prompt = build_prompt(self.model.config, self.tokenizer, request.prompt, request.history)
         ids = self.tokenizer.encode(prompt)
-        room = self.model.config.llama.max_position_embeddings - len(ids) - self.model.config.image_tokens
-        if room < 1:
+        limit = self.model.config.llama.max_position_embeddings - len(ids) - self.model.config.image_tokens
+        if limit < 1:
             raise PromptError("The prompt and its history are too long for the model; shorten them.")
-        return split_prompt(ids)[1], min(max_new_tokens, room)
+        return _EncodedPrompt(split_prompt(ids)[1], min(max_new_tokens, limit))
 
-    def _answer(
-        self, requests: Sequence[Request], asked: Sequence[tuple[list[int], int]]
-    ) -> list[Segmentation]:
-        clock = _Clock()
+    def _segment(self, requests: Sequence[Request], prompts: Sequence[_EncodedPrompt]) -> list[Segmentation]:
+        stopwatch = _Stopwatch()
         images = [self._prepared(request.image) for request in requests]
-        generations, found, low_res = self._generated(requests, images, asked, clock)
+        generations, runs, low_res = self._generate(requests, images, prompts, stopwatch)
         answers = []
-        for request, image, generation, (runs, warnings), logits in zip(
-            requests, images, generations, found, low_res, strict=True
+        for request, image, generation, (starts, stray), logits in zip(
+            requests, images, generations, runs, low_res, strict=True
         ):
-            texts = self._texts(generation, runs)
-            self._drafts.learn(request.prompt, texts, generation.ids)
+            texts = texts_between_runs(generation, starts, self.tokenizer)
+            self._drafts.update(request.prompt, texts, generation.ids)
             targets = [
-                Target(phrase, *finish_mask(one, image, self.model.config.image_size))
-                for phrase, one in zip(name_targets(texts, request.prompt), logits, strict=True)
+                Target(phrase, *finish_mask(target, image, self.model.config.image_size))
+                for phrase, target in zip(name_targets(texts, request.prompt), logits, strict=True)
             ]
-            answers.append(Segmentation(_display(texts), tuple(targets), tuple(warnings), clock.laps))
-        clock.lap("decode")
+            warnings = warnings_about(generation, stray)
+            answers.append(Segmentation(display_text(texts), tuple(targets), warnings, stopwatch.laps))
+        stopwatch.lap("decode")
         return answers
 
-    def _generated(
+    def _generate(
         self,
         requests: Sequence[Request],
         images: Sequence[ProcessedImage],
-        asked: Sequence[tuple[list[int], int]],
-        clock: _Clock,
-    ) -> tuple[list[Generation], list[tuple[list[int], list[str]]], list[torch.Tensor]]:
-        """Each request's answer, the codebook runs in it with what is wrong with it, and the low-resolution
-        logits of its targets, (n, 4g, 4g)."""
+        prompts: Sequence[_EncodedPrompt],
+        stopwatch: _Stopwatch,
+    ) -> tuple[list[Generation], list[tuple[list[int], int]], list[torch.Tensor]]:
+        """Per request: its answer, `Codebook.find_runs` of it, and its targets' logits (n, 4g, 4g)."""
         prefixes = self._prefixes(images)
-        clock.lap("encode")
-        questions = [
-            Question(prefix, ids, room, self._drafts.about(request.prompt))
-            for prefix, (ids, room), request in zip(prefixes, asked, requests, strict=True)
+        stopwatch.lap("encode")
+        decode_requests = [
+            DecodeRequest(prefix, prompt.ids, prompt.max_new_tokens, self._drafts.propose(request.prompt))
+            for prefix, prompt, request in zip(prefixes, prompts, requests, strict=True)
         ]
-        generations = generate(self.model, questions, self.tokenizer.eos_id)
-        clock.lap("generate")
-        found = [self._runs(generation) for generation in generations]
-        return generations, found, self._draw(generations, [runs for runs, _ in found], prefixes)
+        generations = generate(self.model, decode_requests, self.tokenizer.eos_id)
+        stopwatch.lap("generate")
+        runs = [self.tokenizer.codebook.find_runs(generation.ids) for generation in generations]
+        return generations, runs, self._draw(generations, [starts for starts, _ in runs], prefixes)
 
     def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
-        """What is known of each image; those not yet in the cache are encoded, each once."""
+        """The prefix of each image; those not in the cache are computed, each once."""
         keys = [image_key(image, self.version) for image in images]
-        known = {key: found for key in dict.fromkeys(keys) if (found := self.cache.get(key)) is not None}
-        new = {key: image for key, image in zip(keys, images, strict=True) if key not in known}
-        # A batch of images fills a GPU; on a CPU it only leaves the caches sooner.
-        groups = [list(new)] if new and self.model.device.type == "cuda" else [[key] for key in new]
-        for group in groups:
-            features = self.model.encode_image([new[key] for key in group])
-            encoded = encode_prefixes(self.model, self._prefix_ids, features)
-            for key, prefix in zip(group, encoded, strict=True):
+        prefixes = {key: prefix for key in dict.fromkeys(keys) if (prefix := self.cache.get(key)) is not None}
+        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in prefixes}
+        # A batch fills a GPU; on a CPU it only exceeds the processor's caches.
+        batches = (
+            [list(missing)] if missing and self.model.device.type == "cuda" else [[key] for key in missing]
+        )
+        for batch in batches:
+            features = self.model.encode_image([missing[key] for key in batch])
+            for key, prefix in zip(batch, prefill(self.model, self._prefix_ids, features), strict=True):
                 self.cache.put(key, prefix)
-                known[key] = prefix
-        return [known[key] for key in keys]
-
-    def _runs(self, generation: Generation) -> tuple[list[int], list[str]]:
-        runs, loose = self.tokenizer.codebook.find_runs(generation.ids)
-        warnings = []
-        if loose:
-            warnings.append(
-                f"The model left a target unfinished ({loose} stray codebook tokens); it is not shown."
-            )
-        if not generation.finished:
-            warnings.append("The answer was cut off at its length limit; ask for fewer things at a time.")
-        return runs, warnings
+                prefixes[key] = prefix
+        return [prefixes[key] for key in keys]
 
     def _draw(
         self, generations: Sequence[Generation], runs: Sequence[list[int]], prefixes: Sequence[Prefix]
     ) -> list[torch.Tensor]:
-        """Low-resolution logits of each question's targets, (n, 4g, 4g); all are drawn in one call."""
+        """Low-resolution logits of each answer's targets, (n, 4g, 4g), decoded in one call."""
         counts = [len(starts) for starts in runs]
         if not sum(counts):
             return [torch.empty(0) for _ in runs]
@@ -301,51 +353,22 @@ class Segmenter:
         sources = [torch.stack(level) for level in zip(*(p.sources for p in prefixes), strict=True)]
         return list(self.model.decode_from(targets, sources, owner)[0].split(counts))
 
-    def _texts(self, generation: Generation, runs: list[int]) -> list[str]:
-        size, texts, at = len(self.tokenizer.codebook.ids), [], 0
-        for start in [*runs, len(generation.ids)]:
-            texts.append(self.tokenizer.decode(generation.ids[at:start]).strip())
-            at = start + size
-        return texts
+
+@dataclass(frozen=True)
+class _EncodedPrompt:
+    """The token ids after the image, and the limit of the answer's length."""
+
+    ids: list[int]
+    max_new_tokens: int
 
 
-def finish_mask(
-    low_res: torch.Tensor, image: ProcessedImage, image_size: int
-) -> tuple[np.ndarray, float, tuple[int, int, int, int]]:
-    """Logits of one target (m, m) -> its mask at the photo's size, score and box."""
-    mask = np.zeros(image.original, bool)
-    confidence = 0.0
-    for row, column, logits in mask_strips(low_res, image.resized, image.original, image_size):
-        inside = logits > 0
-        confidence += float(logits[inside].sigmoid().sum())
-        height, width = inside.shape
-        mask[row : row + height, column : column + width] = inside.cpu().numpy()
-    return mask, confidence / (np.count_nonzero(mask) + 1e-6), mask_box(mask)
-
-
-def mask_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Box of a (H, W) bool mask as x0, y0, x1, y1, end exclusive; zeros for an empty mask."""
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if not len(rows):
-        return (0, 0, 0, 0)
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
-
-
-def _display(texts: list[str]) -> str:
-    """The texts between targets joined by `[1]`, `[2]`, ..., without a space before punctuation."""
-    answer = texts[0]
-    for number, text in enumerate(texts[1:], 1):
-        space = "" if text[:1] in {",", ".", ";", ":", "!", "?"} else " "
-        answer += f" [{number}]{space}{text}"
-    return answer.strip()
-
-
-class _Clock:
+class _Stopwatch:
     def __init__(self) -> None:
         self.laps: dict[str, float] = {}
         self._last = time.perf_counter()
 
     def lap(self, stage: str) -> None:
+        """Record the seconds since the last lap."""
         now = time.perf_counter()
         self.laps[stage] = now - self._last
         self._last = now

@@ -1,8 +1,8 @@
-"""Fine-tune an adapter on samples, with transformers' Trainer: resumable, on one device or several.
+"""Fine-tuning of an adapter on samples, with transformers' Trainer: resumable, on one device or several.
 
-    accelerate launch -m pixellm_model train --data FOLDER --out DIR   # as many GPUs as there are
+    accelerate launch -m pixellm_model train --data FOLDER --out DIR   # on all GPUs
 
-The frozen tower sees each image once; what it made of it is kept in memory, within a bound, for all epochs.
+The frozen tower runs once per image; its features are kept in memory, within a bound, for all epochs.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from pixellm_model import adapter, checkpoint
 from pixellm_model.errors import DataError
-from pixellm_model.learning.packing import PackedImage, pack_questions
+from pixellm_model.learning.packing import PackedImage, choose_questions, pack_questions
 from pixellm_model.learning.training import LossRecipe, forward_losses
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage
-from pixellm_model.samples import Question, Sample
+from pixellm_model.samples import PLACEHOLDER, Question, Sample
 from pixellm_model.tokenizer import PromptTokenizer
+
+TEMPLATE_TOKENS = 64  # length kept free for the system prompt and the template's own tokens
+ADAM_STATE_BYTES = 16  # per trained float32 weight: the weight, its gradient and AdamW's two moments
 
 
 class Samples(Protocol):
-    """What is trained on; `data.SampleSet` is one."""
+    """A sequence of samples to train on, such as `data.SampleSet`."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, index: int, /) -> Sample: ...
@@ -40,10 +43,30 @@ class Samples(Protocol):
 
 @dataclass(frozen=True)
 class FineTuneRecipe(LossRecipe):
-    """How an adapter is trained; recorded beside it. A batch is of images, each with several questions."""
+    """How to train an adapter. A step takes a batch of images, each with several questions.
+
+    Attributes:
+        epochs: passes over the samples.
+        max_steps: number of steps; if positive, in place of `epochs`.
+        batch_size: images per step and device.
+        accumulation: batches per optimizer step.
+        lr: AdamW's peak learning rate; it falls linearly to 0.
+        warmup_steps: steps of linear warm-up.
+        weight_decay: AdamW's.
+        clip_norm: limit of the gradient's norm.
+        lora_r: rank of the LoRA factors.
+        lora_alpha: LoRA's scale times its rank.
+        lora_dropout: dropout before the LoRA factors, 0..1.
+        max_targets: targets per image and step; other questions are left to later epochs.
+        gradient_checkpointing: trade time for memory.
+        bf16: train in bfloat16 autocast; None for GPUs only.
+        cache_bytes: bound of the images' tower features in memory.
+        save_steps: steps between two checkpoints.
+        seed: of everything random.
+    """
 
     epochs: float = 10.0
-    max_steps: int = -1  # if positive, instead of epochs
+    max_steps: int = -1
     batch_size: int = 2
     accumulation: int = 1
     lr: float = 3e-4
@@ -53,16 +76,20 @@ class FineTuneRecipe(LossRecipe):
     lora_r: int = 8
     lora_alpha: int = 16
     lora_dropout: float = 0.05
-    max_targets: int = 12  # an image and step; further questions wait for the next epoch
+    max_targets: int = 12
     gradient_checkpointing: bool = False
-    bf16: bool | None = None  # None: on GPUs
-    cache_bytes: int = 2**30  # of images' tower features
+    bf16: bool | None = None
+    cache_bytes: int = 2**30
     save_steps: int = 50
     seed: int = 0
 
     @classmethod
     def from_file(cls, path: Path) -> FineTuneRecipe:
-        """Read a JSON object of some of the fields. Raises DataError naming what is not one."""
+        """Read a recipe from a JSON object with some of the fields.
+
+        Raises:
+            DataError: the file cannot be read, a field is unknown or a value is not a number.
+        """
         try:
             values = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
@@ -80,7 +107,14 @@ class FineTuneRecipe(LossRecipe):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands; `seconds_left` is None before the first step."""
+    """Where a run stands.
+
+    Attributes:
+        step: steps done, those before an interruption included.
+        steps: steps altogether.
+        loss: sum of the last step's losses, unweighted.
+        seconds_left: estimate until the end.
+    """
 
     step: int
     steps: int
@@ -89,17 +123,17 @@ class Progress:
 
 
 class PackedSamples(Dataset[PackedImage]):
-    """Samples ready for the model. What the frozen tower sees is kept, in half precision, up to a bound.
+    """Packed samples with the frozen tower's features, which are cached in half precision up to a bound.
 
-    An image with more targets than a step takes asks another part of its questions each time it is seen. A
-    question that the model's length does not hold is left out and named in `left_out`.
+    Each access chooses questions at random, up to `recipe.max_targets` targets. A question that is too long
+    for the model is left out and named in `left_out`.
     """
 
     def __init__(self, samples: Samples, model: PixelLM, tokenizer: PromptTokenizer, recipe: FineTuneRecipe):
         self._samples, self._model, self._tokenizer = samples, model, tokenizer
         self._recipe = recipe
         self._features: dict[int, torch.Tensor] = {}
-        self._room = recipe.cache_bytes
+        self._free_bytes = recipe.cache_bytes
         self.left_out: list[str] = []
 
     def __len__(self) -> int:
@@ -109,51 +143,49 @@ class PackedSamples(Dataset[PackedImage]):
         sample = self._samples[index]
         packed = pack_questions(
             sample.image,
-            self._chosen(index, sample.questions),
+            self._choose(index, sample.questions),
             self._model.config,
             self._tokenizer,
             self._recipe.photo_size,
         )
-        kept = self._features.get(index)
-        if kept is None and isinstance(packed.image, ProcessedImage):
+        features = self._features.get(index)
+        if features is None and isinstance(packed.image, ProcessedImage):
             with torch.no_grad():
-                kept = torch.stack(self._model.tower_features([packed.image]), dim=1)[0].half()
-            if kept.nbytes <= self._room:
-                self._features[index] = kept
-                self._room -= kept.nbytes
-        assert kept is not None
-        packed.image = kept
+                features = torch.stack(self._model.tower_features([packed.image]), dim=1)[0].half()
+            if features.nbytes <= self._free_bytes:
+                self._features[index] = features
+                self._free_bytes -= features.nbytes
+        assert features is not None
+        packed.image = features
         return packed
 
-    def _chosen(self, index: int, questions: Sequence[Question]) -> list[Question]:
-        chosen: list[Question] = []
-        targets = 0
-        for number in torch.randperm(len(questions)).tolist():
-            question = questions[number]
-            if chosen and targets + len(question.masks) > self._recipe.max_targets:
-                continue
-            if not self._fits(question):
-                reason = f"sample {index}: {question.text[:80]!r} and its answer are too long for the model"
-                if reason not in self.left_out:
-                    self.left_out.append(reason)
-                continue
-            chosen.append(question)
-            targets += len(question.masks)
+    def _choose(self, index: int, questions: Sequence[Question]) -> list[Question]:
+        def fits(question: Question) -> bool:
+            if self._fits(question):
+                return True
+            reason = f"sample {index}: {question.text[:80]!r} and its answer are too long for the model"
+            if reason not in self.left_out:
+                self.left_out.append(reason)
+            return False
+
+        shuffled = [questions[number] for number in torch.randperm(len(questions)).tolist()]
+        chosen = choose_questions(shuffled, self._recipe.max_targets, fits)
         if not chosen:
             raise DataError(f"Nothing of sample {index} fits into the model's length; shorten its answers.")
         return chosen
 
     def _fits(self, question: Question) -> bool:
-        block = len(self._tokenizer.codebook.ids)
-        said = [question.text, question.answer, *(text for turn in question.history for text in turn)]
-        length = sum(len(self._tokenizer.encode(self._tokenizer.clean(text))) for text in said)
-        marks = sum(text.count("{seg}") + text.count("[") for text in said)
-        room = self._model.config.llama.max_position_embeddings - self._model.config.image_tokens - 64
-        return length + block * marks <= room
+        run_length = len(self._tokenizer.codebook.ids)
+        texts = [question.text, question.answer, *(text for turn in question.history for text in turn)]
+        length = sum(len(self._tokenizer.encode(self._tokenizer.clean(text))) for text in texts)
+        num_targets = sum(text.count(PLACEHOLDER) + text.count("[") for text in texts)
+        config = self._model.config
+        limit = config.llama.max_position_embeddings - config.image_tokens - TEMPLATE_TOKENS
+        return length + run_length * num_targets <= limit
 
 
-class _Learner(nn.Module):
-    """The model as Trainer wants it: a batch in, a loss out."""
+class _LossModule(nn.Module):
+    """The model in the form that Trainer expects: a batch in, a loss out."""
 
     def __init__(self, model: PixelLM, tokenizer: PromptTokenizer, recipe: FineTuneRecipe):
         super().__init__()
@@ -176,28 +208,28 @@ class _AdapterTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or self.args.output_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        learner = self.accelerator.unwrap_model(self.model)
-        tensors = {name: p.detach().cpu() for name, p in adapter.trained(learner.model).items()}
+        module = self.accelerator.unwrap_model(self.model)
+        tensors = {name: p.detach().cpu() for name, p in adapter.trained(module.model).items()}
         torch.save(tensors, folder / "adapter.pt")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        learner = self.accelerator.unwrap_model(self.model)
+        module = self.accelerator.unwrap_model(self.model)
         tensors = torch.load(Path(resume_from_checkpoint) / "adapter.pt", weights_only=True)
-        for name, parameter in adapter.trained(learner.model).items():
+        for name, parameter in adapter.trained(module.model).items():
             parameter.data.copy_(tensors[name])
 
 
-class _Watch(TrainerCallback):
-    """Between steps: lets others at the device, tells where the run stands, keeps the log."""
+class _StepCallback(TrainerCallback):
+    """Calls `pause` before each step; writes the log and reports progress after it."""
 
     def __init__(
         self,
         out: Path,
-        learner: _Learner,
+        module: _LossModule,
         progress: Callable[[Progress], None] | None,
         pause: Callable[[], None],
     ):
-        self._log, self._learner, self._progress, self._pause = out / "log.jsonl", learner, progress, pause
+        self._log, self._module, self._progress, self._pause = out / "log.jsonl", module, progress, pause
         self._began: float | None = None
         self._first = 0
 
@@ -210,33 +242,33 @@ class _Watch(TrainerCallback):
         if not state.is_world_process_zero:
             return
         assert self._began is not None
-        each = (time.monotonic() - self._began) / (state.global_step - self._first)
-        loss = sum(self._learner.parts.values()) if self._learner.parts else None
-        line = {"step": state.global_step, "seconds": round(each, 3), **self._learner.parts}
+        seconds_per_step = (time.monotonic() - self._began) / (state.global_step - self._first)
+        loss = sum(self._module.parts.values()) if self._module.parts else None
+        line = {"step": state.global_step, "seconds": round(seconds_per_step, 3), **self._module.parts}
         with self._log.open("a") as file:
             file.write(json.dumps(line) + "\n")
         if self._progress:
-            left = each * (state.max_steps - state.global_step)
+            left = seconds_per_step * (state.max_steps - state.global_step)
             self._progress(Progress(state.global_step, state.max_steps, loss, left))
 
 
 def steps_of(recipe: FineTuneRecipe, samples: int) -> int:
-    """Optimizer steps of a run on one device."""
+    """Number of optimizer steps of a run on one device with `samples` samples."""
     if recipe.max_steps > 0:
         return recipe.max_steps
     return math.ceil(recipe.epochs * math.ceil(samples / recipe.batch_size / recipe.accumulation))
 
 
-def needs(model: PixelLM, recipe: FineTuneRecipe, samples: int) -> str:
-    """What a run will take, in words: steps and memory besides activations."""
-    learned = sum(p.numel() for p in adapter.trained(model).values())
+def describe(model: PixelLM, recipe: FineTuneRecipe, samples: int) -> str:
+    """A sentence on what a run will take: steps, and memory without activations."""
+    trained = sum(p.numel() for p in adapter.trained(model).values())
     weights = sum(p.nbytes for p in model.parameters())
     config = model.config
-    features = samples * 2 * config.grid**2 * config.feature_width * 2
-    mib = (weights + 16 * learned + min(features, recipe.cache_bytes)) / 2**20
+    features = samples * 2 * config.grid**2 * config.feature_width * 2  # two scales, half precision
+    mib = (weights + ADAM_STATE_BYTES * trained + min(features, recipe.cache_bytes)) / 2**20
     return (
         f"{samples} images, {steps_of(recipe, samples)} steps of {recipe.batch_size * recipe.accumulation}; "
-        f"{learned / 1e6:.1f} M weights learn; at least {mib:.0f} MiB of memory, and activations"
+        f"{trained / 1e6:.1f} M weights learn; at least {mib:.0f} MiB of memory, and activations"
     )
 
 
@@ -250,23 +282,62 @@ def fine_tune(
     pause: Callable[[], None] = lambda: None,
     quiet: bool = False,
 ) -> Path:
-    """Train an adapter of the checkpoint folder `base` (None: the mini); returns its folder, `out`/adapter.
+    """Train an adapter. A run that was interrupted continues when called again with the same `out`.
 
-    Run again with the same `out` it goes on where it was stopped. `pause` is called before each step and may
-    wait, `progress` after it. `out` also gets `recipe.json` and `log.jsonl`. Raises DataError for an empty
-    data set or a sample that cannot be read, FloatingPointError when the loss is not finite; what was saved
-    before stays whole.
+    Args:
+        base: checkpoint folder of the base model; None for the shipped pixellm-mini.
+        samples: what to train on.
+        recipe: how to train; recorded as `out/recipe.json`.
+        out: folder of the run: `adapter/`, `recipe.json`, `log.jsonl` (one line a step), `checkpoints/`.
+        device: "cpu", "cuda" ...; "auto" is a GPU if there is one.
+        progress: called after each step, on the main process.
+        pause: called before each step; may block, to leave the device to others.
+        quiet: print nothing.
+
+    Returns:
+        The adapter's folder, `out/adapter`.
+
+    Raises:
+        DataError: there is no sample, or one cannot be read or is too long for the model.
+        CheckpointError: `base` is not a usable PixelLM.
+        FloatingPointError: the loss is not finite. What was saved before stays intact.
     """
     if not len(samples):
         raise DataError("There is nothing to train on; give at least one sample.")
-    from pixellm_model.engine.segmenter import MINI
-
-    folder = Path(base) if base is not None else MINI
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
-    on_gpu = device.startswith("cuda")
-    loaded, tokenizer = checkpoint.load(folder, None, device, torch.bfloat16 if on_gpu else torch.float32)
+    base_model, model, tokenizer, config = _load(base, recipe, device)
+    if not quiet:
+        print(describe(model, recipe, len(samples)), flush=True)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    module = _LossModule(model, tokenizer, recipe)
+    packed = PackedSamples(samples, base_model, tokenizer, recipe)
+    trainer = _AdapterTrainer(
+        model=module,
+        args=_training_arguments(recipe, out, device, quiet),
+        train_dataset=packed,
+        data_collator=lambda images: {"batch": images},
+        callbacks=[_StepCallback(out, module, progress, pause)],
+    )
+    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
+    if trainer.is_world_process_zero():
+        adapter.save(model, config, out / "adapter")
+    if packed.left_out and not quiet:
+        print(f"{len(packed.left_out)} questions were left out, the first: {packed.left_out[0]}")
+    return out / "adapter"
+
+
+def _load(
+    base: str | Path | None, recipe: FineTuneRecipe, device: str
+) -> tuple[PixelLM, PixelLM, PromptTokenizer, adapter.AdapterConfig]:
+    """The base, the base with a new adapter, the tokenizer and the adapter's configuration."""
+    from pixellm_model.engine.segmenter import MINI
+
+    folder = Path(base) if base is not None else MINI
+    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    base_model, tokenizer = checkpoint.load(folder, None, device, dtype)
     config = adapter.AdapterConfig(
         checkpoint.fingerprint(folder),
         tokenizer.codebook.ids,
@@ -274,16 +345,15 @@ def fine_tune(
         recipe.lora_alpha,
         recipe.lora_dropout,
     )
-    model = adapter.attach(loaded, config)
+    model = adapter.attach(base_model, config)
     if recipe.gradient_checkpointing:
         model.model.gradient_checkpointing_enable({"use_reentrant": False})
-    if not quiet:
-        print(needs(model, recipe, len(samples)), flush=True)
-    out.mkdir(parents=True, exist_ok=True)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
-    learner = _Learner(model, tokenizer, recipe)
-    packed = PackedSamples(samples, loaded, tokenizer, recipe)
-    arguments = TrainingArguments(
+    return base_model, model, tokenizer, config
+
+
+def _training_arguments(recipe: FineTuneRecipe, out: Path, device: str, quiet: bool) -> TrainingArguments:
+    on_gpu = device.startswith("cuda")
+    return TrainingArguments(
         output_dir=str(out / "checkpoints"),
         num_train_epochs=recipe.epochs,
         max_steps=recipe.max_steps,
@@ -306,23 +376,10 @@ def fine_tune(
         disable_tqdm=quiet,
         seed=recipe.seed,
     )
-    trainer = _AdapterTrainer(
-        model=learner,
-        args=arguments,
-        train_dataset=packed,
-        data_collator=lambda images: {"batch": images},
-        callbacks=[_Watch(out, learner, progress, pause)],
-    )
-    trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
-    if trainer.is_world_process_zero():
-        adapter.save(model, config, out / "adapter")
-    if packed.left_out and not quiet:
-        print(f"{len(packed.left_out)} questions were left out, the first: {packed.left_out[0]}")
-    return out / "adapter"
 
 
 def _last_checkpoint(folder: Path) -> str | None:
-    """The newest checkpoint that was written whole: Trainer writes its state last."""
+    """The newest complete checkpoint, None without one; Trainer writes `trainer_state.json` last."""
     if not folder.is_dir():
         return None
     last = get_last_checkpoint(str(folder))

@@ -9,9 +9,16 @@ import torch.nn.functional as F
 def mask_bce(
     logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, weight: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Binary cross-entropy of (N, H, W) logits, averaged over the valid pixels of each mask: (N,).
+    """Binary cross-entropy per mask, averaged over its valid pixels.
 
-    `weight` (N, H, W) makes pixels count more; what is divided by stays the number of valid pixels.
+    Args:
+        logits: (N, H, W).
+        masks: (N, H, W) in 0..1.
+        valid: (N, H, W), 1 where a pixel counts and 0 in the padding.
+        weight: (N, H, W) weights of pixels. The divisor stays the number of valid pixels.
+
+    Returns:
+        (N,).
     """
     loss = F.binary_cross_entropy_with_logits(logits, masks, weight, reduction="none") * valid
     return loss.sum((1, 2)) / valid.sum((1, 2)).clamp_min(1)
@@ -20,20 +27,36 @@ def mask_bce(
 def mask_dice(
     logits: torch.Tensor, masks: torch.Tensor, valid: torch.Tensor, eps: float = 1e-6
 ) -> torch.Tensor:
-    """Dice loss of (N, H, W) logits per mask: (N,). Sums are per thousand pixels, as in the reference."""
-    p = logits.sigmoid() * valid
-    t = masks * valid
-    overlap = (p * t).sum((1, 2)) / 1000
-    area = p.sum((1, 2)) / 1000 + t.sum((1, 2)) / 1000
+    """Dice loss per mask, with sums in thousands of pixels as in the reference.
+
+    Args:
+        logits: (N, H, W).
+        masks: (N, H, W) in 0..1.
+        valid: (N, H, W), 1 where a pixel counts and 0 in the padding.
+        eps: keeps the ratio finite for empty masks.
+
+    Returns:
+        (N,), each in 0..1.
+    """
+    predicted = logits.sigmoid() * valid
+    truth = masks * valid
+    overlap = (predicted * truth).sum((1, 2)) / 1000
+    area = predicted.sum((1, 2)) / 1000 + truth.sum((1, 2)) / 1000
     return 1 - (2 * overlap + eps) / (area + eps)
 
 
 def refinement_weight(logits: torch.Tensor, question: torch.Tensor, alpha: float) -> torch.Tensor:
-    """The target refinement loss's pixel weights, (N, H, W): `alpha` where two or more targets of one
-    question claim the pixel (logit above 0), else 1.
+    """Pixel weights of the target refinement loss (the paper's equation; specification section 10.2).
 
-    `question` (N,) numbers the question that each of the (N, H, W) logits belongs to. Source: the paper's
-    equation, section 10.2; the reference's code computed it wrongly and left it out in the end.
+    The reference's code computes it wrongly and leaves it out of the published training.
+
+    Args:
+        logits: (N, H, W).
+        question: (N,) the number of the question that each target belongs to.
+        alpha: weight of contested pixels.
+
+    Returns:
+        (N, H, W): `alpha` where two or more targets of one question claim the pixel (logit above 0), else 1.
     """
     claimed = (logits > 0).to(logits.dtype)
     claims = torch.zeros(

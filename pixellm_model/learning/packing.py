@@ -1,13 +1,13 @@
-"""From samples to what the model trains on: ids that share an image's prefix, and masks.
+"""Packs a sample for training: all its questions in one sequence after a shared image prefix, and its masks.
 
-A sample's sequence is `[system + image] [question 1 + answer 1] [question 2 + answer 2] ...`. An
-attention mask keeps the questions from seeing each other and positions restart after the prefix, so the
-result equals separate sequences while the image is paid for once.
+The sequence is `[system + image] [question 1 + answer 1] [question 2 + answer 2] ...`. An attention mask
+keeps the questions from attending to each other, and positions restart after the prefix. The result equals
+separate sequences, while the image is computed once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,64 +20,96 @@ from pixellm_model.engine.generate import split_prompt
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage, process_image
 from pixellm_model.prompt import build_prompt, training_text
-from pixellm_model.samples import Question, Sample
+from pixellm_model.samples import Mask, Pixels, Question, Sample
 from pixellm_model.tokenizer import PromptTokenizer
 
 
 @dataclass
 class PackedImage:
-    """One sample, ready for the model. `prefix` holds IMAGE_ID; the questions and answers branch off it.
+    """One sample, ready for the model.
 
-    `image` may also be what the frozen tower made of it, (2, g*g, C), computed once and kept. The answers of
-    the last `supposed` branches are wrong: they name what is not there. Their tokens are not learned, but
-    that nothing is to be drawn for them is. `photo_masks` are the masks at the photo's own size, (N, H, W)
-    bool, when the losses are to be taken there.
+    Attributes:
+        image: the image, or the frozen tower's features of it, (2, g*g, C), computed earlier.
+        resized: height and width in pixels of the image in the padded square.
+        prefix: token ids up to the image's end; IMAGE_ID stands for the image.
+        branches: per question, the ids of question and answer, and the index at which the answer starts.
+        masks: (N, 4g, 4g) float in 0..1, the targets' masks at the pixel decoder's resolution.
+        num_negatives: how many of the last branches are negatives: their answers name absent things. No token
+            loss is taken on them, but the mask losses are, with empty masks.
+        photo_masks: (N, H, W) bool, the masks at the photo's size, for losses at that size.
     """
 
     image: ProcessedImage | torch.Tensor
     resized: tuple[int, int]
     prefix: list[int]
-    branches: list[tuple[list[int], int]]  # ids of question and answer, where the answer starts
-    masks: torch.Tensor  # (N, 4g, 4g) float in 0..1, the pixel decoder's own resolution
-    supposed: int = 0
+    branches: list[tuple[list[int], int]]
+    masks: torch.Tensor
+    num_negatives: int = 0
     photo_masks: torch.Tensor | None = None
 
 
 def pack(
     sample: Sample, model: PixelLM, tokenizer: PromptTokenizer, max_targets: int, photo_masks: bool = False
 ) -> PackedImage:
-    """Tokenise a sample; questions beyond `max_targets` targets are left out, never cut."""
-    asked: list[Question] = []
-    targets = 0
-    for question in sample.questions:
-        if targets + len(question.masks) > max_targets and asked:
+    """Pack the first questions of a sample that have at most `max_targets` targets together.
+
+    A question that would exceed the limit is left out; it is never cut. `photo_masks` keeps the masks at the
+    photo's size too.
+    """
+    questions = choose_questions(sample.questions, max_targets)
+    return pack_questions(sample.image, questions, model.config, tokenizer, photo_masks)
+
+
+def choose_questions(
+    questions: Iterable[Question], max_targets: int, fits: Callable[[Question], bool] = lambda _: True
+) -> list[Question]:
+    """The questions, in order, that together have at most `max_targets` targets and that `fits` accepts.
+
+    The first accepted one is taken whatever its number of targets.
+    """
+    chosen: list[Question] = []
+    num_targets = 0
+    for question in questions:
+        if chosen and num_targets + len(question.masks) > max_targets:
             continue
-        asked.append(question)
-        targets += len(question.masks)
-    return pack_questions(sample.image, asked, model.config, tokenizer, photo_masks)
+        if fits(question):
+            chosen.append(question)
+            num_targets += len(question.masks)
+    return chosen
 
 
 def pack_questions(
-    photo: np.ndarray,
+    photo: Pixels,
     questions: Sequence[Question],
     config: PixelLMConfig,
     tokenizer: PromptTokenizer,
     photo_masks: bool = False,
 ) -> PackedImage:
-    """All of these questions about a photo, (H, W, 3) uint8."""
+    """Pack questions about one photo.
+
+    Args:
+        photo: (H, W, 3) uint8 RGB.
+        questions: all of them are packed; their masks are (H, W).
+        config: the model's configuration.
+        tokenizer: its tokenizer.
+        photo_masks: keep the masks at the photo's size too.
+
+    Returns:
+        The packed image, with pixels.
+    """
     image = process_image(Image.fromarray(photo), config.image_size)
     side = 4 * config.grid
-    truths = [mask for question in questions for mask in question.masks]
+    masks = [mask for question in questions for mask in question.masks]
     prefix, branches = branch_off(
         [(question.text, question.answer) for question in questions],
         config,
         tokenizer,
         [question.history for question in questions],
     )
-    small = [shrink_mask(mask, image.resized, config.image_size, side) for mask in truths]
-    masks = torch.stack(small) if small else torch.zeros(0, side, side)
-    full = torch.from_numpy(np.stack(truths)) if truths and photo_masks else None
-    return PackedImage(image, image.resized, prefix, branches, masks, photo_masks=full)
+    shrunk = [shrink_mask(mask, image.resized, config.image_size, side) for mask in masks]
+    decoder_masks = torch.stack(shrunk) if shrunk else torch.zeros(0, side, side)
+    full_size = torch.from_numpy(np.stack(masks)) if masks and photo_masks else None
+    return PackedImage(image, image.resized, prefix, branches, decoder_masks, photo_masks=full_size)
 
 
 def branch_off(
@@ -86,22 +118,30 @@ def branch_off(
     tokenizer: PromptTokenizer,
     histories: Sequence[Sequence[tuple[str, str]]] = (),
 ) -> tuple[list[int], list[tuple[list[int], int]]]:
-    """Questions with answers -> their shared prefix, and what of each branches off and its answer's start.
+    """Tokenise questions with their answers.
 
-    `histories` are the turns before each question, if there are any.
+    Args:
+        texts: (question, answer) pairs about one image.
+        config: the model's configuration.
+        tokenizer: its tokenizer.
+        histories: the earlier turns of each question; empty if none has any.
+
+    Returns:
+        The ids of the prefix they share, and per question the ids after it with the index at which the answer
+        starts.
     """
     prefix: list[int] = []
     branches: list[tuple[list[int], int]] = []
     for (question, answer), history in zip(texts, histories or [()] * len(texts), strict=True):
         prompt = build_prompt(config, tokenizer, question, history)
-        prefix, asked = split_prompt(tokenizer.encode(prompt))
-        _, whole = split_prompt(tokenizer.encode(prompt + training_text(tokenizer, answer)))
-        branches.append(([*whole, tokenizer.eos_id], len(asked)))
+        prefix, question_ids = split_prompt(tokenizer.encode(prompt))
+        _, branch = split_prompt(tokenizer.encode(prompt + training_text(tokenizer, answer)))
+        branches.append(([*branch, tokenizer.eos_id], len(question_ids)))
     return prefix, branches
 
 
-def shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
-    """An (H, W) mask in the padded square, averaged down to (side, side)."""
+def shrink_mask(mask: Mask, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
+    """Place a mask (H, W) in the padded square and average it down to (side, side), float in 0..1."""
     h, w = resized
     scaled = F.interpolate(
         torch.from_numpy(mask)[None, None].float(), (h, w), mode="bilinear", antialias=True
@@ -111,7 +151,7 @@ def shrink_mask(mask: np.ndarray, resized: tuple[int, int], image_size: int, sid
 
 
 def decoder_cells(resized: tuple[int, int], config: PixelLMConfig) -> torch.Tensor:
-    """(4g, 4g) bool: decoder cells whose top left pixel lies inside the image, not in the padding."""
+    """(4g, 4g) bool: the decoder cells whose top left pixel lies inside the image, not in the padding."""
     side = 4 * config.grid
     starts = torch.arange(side) * config.image_size / side
     return (starts[:, None] < resized[0]) & (starts[None, :] < resized[1])

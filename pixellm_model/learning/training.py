@@ -1,147 +1,165 @@
-"""Teacher-forced training on packed samples: the forward and its losses, and the mini's own run by the clock.
-
-Fine-tuning (`finetune.py`) shares everything here but `train`.
-"""
+"""Teacher-forced training on packed samples: the forward pass and the losses of one step."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from pixellm_model.config import PixelLMConfig
 from pixellm_model.engine.generate import key_mask
 from pixellm_model.learning.losses import mask_bce, mask_dice, refinement_weight
-from pixellm_model.learning.packing import PackedImage, decoder_cells, pack
+from pixellm_model.learning.packing import PackedImage, decoder_cells
 from pixellm_model.model import ImageFeatures, PixelLM
 from pixellm_model.preprocess import ProcessedImage, restore_masks
-from pixellm_model.samples import Sample
 from pixellm_model.tokenizer import PromptTokenizer
 
-IGNORE = -100
+IGNORE = -100  # label of positions without a token loss
+ALIGN_BIAS = 2.0  # subtracted from the alignment logits: most cells do not show the target
 
 
 @dataclass(frozen=True)
 class LossRecipe:
-    """What is learned from an answer. The weights' defaults are the paper's."""
+    """The losses of a training step. The default weights are the paper's.
+
+    Attributes:
+        ce_weight: weight of the answer tokens' cross-entropy.
+        bce_weight: weight of the masks' binary cross-entropy.
+        dice_weight: weight of the masks' dice loss.
+        align_weight: weight of the alignment loss, which the paper does not have; 0 leaves it out.
+        refine: use the target refinement loss: contested pixels weigh `refine_alpha` in the BCE.
+        refine_alpha: see `refine`.
+        photo_size: take the mask losses at the photo's size, as the reference does; otherwise at the pixel
+            decoder's resolution, which is faster.
+        max_drawn: how many targets per step the pixel decoder draws, chosen at random; None for all.
+    """
 
     ce_weight: float = 1.0
     bce_weight: float = 2.0
     dice_weight: float = 0.5
-    align_weight: float = 0.0  # ours, not the paper's; 0 trains as the paper does
-    refine: bool = False  # the target refinement loss: contested pixels weigh refine_alpha in the BCE
+    align_weight: float = 0.0
+    refine: bool = False
     refine_alpha: float = 2.0
-    photo_size: bool = (
-        False  # mask losses at the photo's size, as the reference; else where masks are decoded
-    )
-    max_drawn: int | None = None  # targets a step that the pixel decoder draws, chosen at random; 0: none
-
-
-@dataclass(frozen=True)
-class Recipe(LossRecipe):
-    """How to train. Rates are AdamW's; the language model starts pretrained and moves more slowly."""
-
-    dice_weight: float = 1.0
-    align_weight: float = 1.0
-    minutes: float = 60.0
-    batch_size: int = 4
-    lr: float = 6e-4
-    lr_language: float = 2e-4
-    warmup_steps: int = 40
-    final_lr: float = 0.05
-    weight_decay: float = 0.01
-    clip_norm: float = 1.0
-    max_targets: int = 6
-    frozen: tuple[str, ...] = ("model.vision_tower.",)  # parameters of these prefixes do not learn
-    seed: int = 0
-    log_every: int = 20
-    save_every: int = 100
+    photo_size: bool = False
+    max_drawn: int | None = None
 
 
 @dataclass
 class Losses:
+    """The weighted sum of a step's losses, with its graph, and each loss by name, unweighted."""
+
     total: torch.Tensor
     parts: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass
 class Answers:
-    """Teacher-forced answers of a batch: what predicts each answer token, (n, D), the tokens, (n,), and
-    whether each is to be learned, (n,) bool."""
+    """Teacher-forced answers of a batch, with n tokens altogether.
+
+    Attributes:
+        hidden: (n, D) the hidden state that predicts each answer token.
+        tokens: (n,) the answer tokens.
+        is_supervised: (n,) bool, whether the token loss is taken; false in negatives.
+        image: the batch's image features.
+    """
 
     hidden: torch.Tensor
     tokens: torch.Tensor
-    learned: torch.Tensor
+    is_supervised: torch.Tensor
     image: ImageFeatures
 
     def target_states(self, tokenizer: PromptTokenizer) -> torch.Tensor:
-        """The states that predict codebook tokens, in order: (6 N, D)."""
+        """The hidden states that predict codebook tokens, in order: (codebook size * N, D)."""
         first, last = tokenizer.codebook.ids[0], tokenizer.codebook.ids[-1]
         return self.hidden[(self.tokens >= first) & (self.tokens <= last)]
 
 
 def encode(model: PixelLM, batch: list[PackedImage]) -> ImageFeatures:
-    """The batch's images as the model sees them; the tower runs only for those that still are pixels."""
+    """Image features of a batch; the tower runs only for images whose features are not given."""
     pixels = [packed.image for packed in batch if isinstance(packed.image, ProcessedImage)]
-    seen = iter(torch.stack(model.tower_features(pixels)).unbind(1) if pixels else ())
-    kept = [packed.image if isinstance(packed.image, torch.Tensor) else next(seen) for packed in batch]
-    states = torch.stack([k.to(model.device, model.dtype) for k in kept], dim=1)  # (2, B, g*g, C)
+    computed = iter(torch.stack(model.tower_features(pixels)).unbind(1) if pixels else ())
+    features = [
+        packed.image if isinstance(packed.image, torch.Tensor) else next(computed) for packed in batch
+    ]
+    states = torch.stack([f.to(model.device, model.dtype) for f in features], dim=1)  # (2, B, g*g, C)
     return model.project_features(list(states), model.patch_masks([packed.resized for packed in batch]))
 
 
 def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
-    """Run packed samples through tower and language model."""
-    device = model.device
+    """Run a batch through tower and language model, teacher-forced."""
     image = encode(model, batch)
-    sequences, positions, segments, valid, labels, truths = [], [], [], [], [], []
-    for row, packed in enumerate(batch):
-        start = len(packed.prefix) - 1 + image.tokens.shape[1]
-        embeds = [model.embed(packed.prefix, image.tokens[row])]
-        keep = key_mask(packed.prefix, image.token_mask[row])
-        place, segment, label = (
-            [torch.arange(start)],
-            [torch.zeros(start, dtype=torch.long)],
-            [torch.full((start,), IGNORE)],
-        )
-        for number, (ids, answer_at) in enumerate(packed.branches, 1):
-            tokens = torch.tensor(ids)
-            embeds.append(model.model.embed_tokens(tokens.to(device)))
-            place.append(torch.arange(start, start + len(ids)))
-            segment.append(torch.full((len(ids),), number))
-            label.append(torch.where(torch.arange(len(ids)) < answer_at, IGNORE, tokens))
-        sequences.append(torch.cat(embeds))
-        positions.append(torch.cat(place))
-        segments.append(torch.cat(segment))
-        labels.append(torch.cat(label))
-        truths.append(segments[-1] <= len(packed.branches) - packed.supposed)
-        valid.append(F.pad(keep, (0, len(sequences[-1]) - start), value=True))
-    pad = torch.nn.utils.rnn.pad_sequence
+    rows = [_Sequence.of(model, packed, image, number) for number, packed in enumerate(batch)]
+    pad, device = torch.nn.utils.rnn.pad_sequence, model.device
+    segments = pad([row.segments for row in rows], batch_first=True, padding_value=-1).to(device)
     hidden = model.model(
-        inputs_embeds=pad(sequences, batch_first=True),
-        attention_mask=_branch_mask(
-            pad(segments, batch_first=True, padding_value=-1).to(device), pad(valid, batch_first=True)
-        ),
-        position_ids=pad(positions, batch_first=True).to(device),
+        inputs_embeds=pad([row.embeds for row in rows], batch_first=True),
+        attention_mask=_branch_mask(segments, pad([row.visible for row in rows], batch_first=True)),
+        position_ids=pad([row.positions for row in rows], batch_first=True).to(device),
         use_cache=False,
     ).last_hidden_state  # (B, T, D)
-    wanted = pad(labels, batch_first=True, padding_value=IGNORE).to(device)[:, 1:]
-    asked = wanted != IGNORE
-    learned = pad(truths, batch_first=True).to(device)[:, 1:]
-    return Answers(hidden[:, :-1][asked], wanted[asked], learned[asked], image)
+    labels = pad([row.labels for row in rows], batch_first=True, padding_value=IGNORE).to(device)[:, 1:]
+    is_supervised = pad([row.is_supervised for row in rows], batch_first=True).to(device)[:, 1:]
+    is_answer = labels != IGNORE
+    return Answers(hidden[:, :-1][is_answer], labels[is_answer], is_supervised[is_answer], image)
+
+
+@dataclass
+class _Sequence:
+    """One packed image as the language model's input, T positions long.
+
+    `segments` number the branch of each position, 0 for the prefix. `labels` are the answers' tokens.
+    """
+
+    embeds: torch.Tensor  # (T, D)
+    positions: torch.Tensor  # (T,)
+    segments: torch.Tensor  # (T,)
+    visible: torch.Tensor  # (T,) bool, false for image tokens of padding
+    labels: torch.Tensor  # (T,)
+    is_supervised: torch.Tensor  # (T,) bool
+
+    @classmethod
+    def of(cls, model: PixelLM, packed: PackedImage, image: ImageFeatures, row: int) -> _Sequence:
+        start = len(packed.prefix) - 1 + image.tokens.shape[1]
+        embeds = [model.embed(packed.prefix, image.tokens[row])]
+        positions, segments = [torch.arange(start)], [torch.zeros(start, dtype=torch.long)]
+        labels = [torch.full((start,), IGNORE)]
+        for number, (ids, answer_at) in enumerate(packed.branches, 1):
+            tokens = torch.tensor(ids)
+            embeds.append(model.model.embed_tokens(tokens.to(model.device)))
+            positions.append(torch.arange(start, start + len(ids)))
+            segments.append(torch.full((len(ids),), number))
+            labels.append(torch.where(torch.arange(len(ids)) < answer_at, IGNORE, tokens))
+        prefix_visible = key_mask(packed.prefix, image.token_mask[row])
+        segment = torch.cat(segments)
+        return cls(
+            torch.cat(embeds),
+            torch.cat(positions),
+            segment,
+            F.pad(prefix_visible, (0, len(segment) - start), value=True),
+            torch.cat(labels),
+            segment <= len(packed.branches) - packed.num_negatives,
+        )
 
 
 def forward_losses(
     model: PixelLM, tokenizer: PromptTokenizer, batch: list[PackedImage], recipe: LossRecipe
 ) -> Losses:
-    """Token cross-entropy on the answers plus BCE and dice on the masks, each averaged over its batch."""
+    """The losses of one training step.
+
+    Args:
+        model: the model; gradients flow where its parameters require them.
+        tokenizer: its tokenizer.
+        batch: packed images, with `photo_masks` if `recipe.photo_size`.
+        recipe: which losses, and their weights.
+
+    Returns:
+        Token cross-entropy over the batch's answer tokens, and BCE, dice and alignment averaged over its
+        targets.
+    """
     answers = answer_states(model, batch)
-    told = answers.learned
-    ce = F.cross_entropy(model.lm_head(answers.hidden[told]).float(), answers.tokens[told])
+    supervised = answers.is_supervised
+    ce = F.cross_entropy(model.lm_head(answers.hidden[supervised]).float(), answers.tokens[supervised])
     parts = {"ce": ce.item()}
     total = recipe.ce_weight * ce
     states = answers.target_states(tokenizer)
@@ -164,8 +182,14 @@ def forward_losses(
 
 
 class _Truth:
-    """What a batch's N targets are: `owner` (N,) their image, `question` (N,) their question, `masks`
-    (N, 4g, 4g), and per image `inside` (B, 4g, 4g), 1 where the decoder's cells are not padding."""
+    """The true masks of a batch's N targets, and where they belong.
+
+    Attributes:
+        owner: (N,) the image of each target, as index into the batch.
+        question: (N,) the question of each target, numbered through the batch.
+        masks: (N, 4g, 4g) in 0..1.
+        inside: (B, 4g, 4g), 1 where a cell of the pixel decoder is not padding.
+    """
 
     def __init__(
         self,
@@ -197,18 +221,18 @@ def _mask_losses(
     if not recipe.photo_size:
         owner, question = truth.owner[drawn], truth.question[drawn]
         return _means([_per_mask(logits, truth.masks[drawn], truth.inside[owner], question, recipe)])
-    found, start = [], 0
+    losses, start = [], 0
     for row, packed in enumerate(truth.batch):
         assert packed.photo_masks is not None or not len(packed.masks), "packed without photo_masks"
-        mine = truth.owner[drawn] == row
-        if packed.photo_masks is not None and mine.any():
-            full = packed.photo_masks.to(logits.device)[drawn[mine] - start].float()
-            size = (int(full.shape[1]), int(full.shape[2]))
-            at_size = restore_masks(logits[mine], packed.resized, size, truth.config.image_size)
-            question = truth.question[drawn[mine]]
-            found.append(_per_mask(at_size, full, torch.ones_like(full), question, recipe))
+        selected = truth.owner[drawn] == row
+        if packed.photo_masks is not None and selected.any():
+            masks = packed.photo_masks.to(logits.device)[drawn[selected] - start].float()
+            size = (int(masks.shape[1]), int(masks.shape[2]))
+            at_size = restore_masks(logits[selected], packed.resized, size, truth.config.image_size)
+            question = truth.question[drawn[selected]]
+            losses.append(_per_mask(at_size, masks, torch.ones_like(masks), question, recipe))
         start += len(packed.masks)
-    return _means(found)
+    return _means(losses)
 
 
 def _per_mask(
@@ -222,21 +246,23 @@ def _per_mask(
     return mask_bce(logits, masks, valid, weight), mask_dice(logits, masks, valid)
 
 
-def _means(found: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
-    bce, dice = zip(*found, strict=True)
+def _means(losses: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    bce, dice = zip(*losses, strict=True)
     return torch.cat(bce).mean(), torch.cat(dice).mean()
 
 
 def _alignment(
     targets: torch.Tensor, maps: torch.Tensor, masks: torch.Tensor, inside: torch.Tensor
 ) -> torch.Tensor:
-    """How badly the product of target embedding (N, 2, dim) and feature map (2, N, dim, g, g) shows the mask.
+    """Mask losses of the plain product of target embedding (N, 2, dim) and feature map (2, N, dim, g, g).
 
-    The decoder must find by cross-attention which part of the map an embedding means. From scratch that
-    takes long to be discovered; asking for it directly makes the two speak of the same thing early.
+    The decoder has to learn by cross-attention which part of the map an embedding means. From scratch that
+    takes long; this loss aligns embeddings and maps directly. `masks` (N, 4g, 4g), `inside` (N, 4g, 4g).
     """
     grid = maps.shape[-1]
-    logits = torch.einsum("nlc,lnchw->lnhw", targets.float(), maps.float()) / maps.shape[2] ** 0.5 - 2
+    logits = (
+        torch.einsum("nlc,lnchw->lnhw", targets.float(), maps.float()) / maps.shape[2] ** 0.5 - ALIGN_BIAS
+    )
     coarse = F.adaptive_avg_pool2d(masks, grid).repeat(2, 1, 1)
     where = F.adaptive_max_pool2d(inside, grid).repeat(2, 1, 1)
     flat = logits.flatten(0, 1)
@@ -250,95 +276,5 @@ def _branch_mask(segments: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     own = segments[:, :, None] == segments[:, None, :]
     prefix = (segments == 0)[:, None, :]
     seen = causal & (own | prefix) & valid[:, None, :]
-    # A padding query has nothing to see; let it see itself so that the softmax stays finite.
+    # A padding query must see something, or its softmax is not finite: it sees itself.
     return (seen | torch.eye(length, dtype=torch.bool, device=segments.device))[:, None]
-
-
-def train(
-    model: PixelLM,
-    tokenizer: PromptTokenizer,
-    samples: Iterable[Sample | PackedImage],
-    recipe: Recipe,
-    out: Path,
-) -> Iterator[dict[str, float]]:
-    """Train for `recipe.minutes`, yielding averaged losses; `out` holds the newest state (resumed if there).
-
-    The schedule follows the clock, so that a slow machine ends the run on a low rate too. Raises
-    FloatingPointError when a loss is not finite; the last saved state stays whole.
-    """
-    torch.manual_seed(recipe.seed)
-    model.train()
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(recipe.frozen))
-    # LLaMA's own children of `model`; every other part starts from scratch.
-    language = [p for n, p in model.named_parameters() if p.requires_grad and _is_language(n)]
-    fresh = [p for n, p in model.named_parameters() if p.requires_grad and not _is_language(n)]
-    groups = [{"params": fresh, "peak": recipe.lr}, {"params": language, "peak": recipe.lr_language}]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95), weight_decay=recipe.weight_decay)
-    state_file = out / "training.pt"
-    step, spent = 0, 0.0
-    if state_file.exists():
-        state = torch.load(state_file, map_location="cpu", weights_only=True)
-        model.load_state_dict(state["model"], strict=False)
-        optimizer.load_state_dict(state["optimizer"])
-        step, spent = state["step"], state["spent"]
-    began = time.monotonic() - spent
-    averages: dict[str, float] = {}
-    batch: list[PackedImage] = []
-    for sample in samples:
-        if isinstance(sample, Sample):
-            sample = pack(sample, model, tokenizer, recipe.max_targets)
-        batch.append(sample)
-        if len(batch) < recipe.batch_size:
-            continue
-        progress = (time.monotonic() - began) / (60 * recipe.minutes)
-        for group in optimizer.param_groups:
-            group["lr"] = group["peak"] * _schedule(progress, step, recipe)
-        with torch.autocast(model.device.type, torch.bfloat16):
-            losses = forward_losses(model, tokenizer, batch, recipe)
-        if not torch.isfinite(losses.total):
-            raise FloatingPointError(
-                f"The loss at step {step} is not finite; the state saved before is whole."
-            )
-        optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()
-        torch.nn.utils.clip_grad_norm_(fresh + language, recipe.clip_norm)
-        optimizer.step()
-        step, batch = step + 1, []
-        for key, value in losses.parts.items():
-            averages[key] = 0.95 * averages.get(key, value) + 0.05 * value
-        done = progress >= 1
-        if step % recipe.log_every == 0 or done:
-            yield {"step": step, "minutes": (time.monotonic() - began) / 60, **averages}
-        if step % recipe.save_every == 0 or done:
-            _save_state(state_file, model, optimizer, step, time.monotonic() - began)
-        if done:
-            break
-    model.eval().requires_grad_(False)
-
-
-def _is_language(name: str) -> bool:
-    return name.startswith(("model.layers.", "model.norm.", "model.embed_tokens.", "lm_head."))
-
-
-def _schedule(progress: float, step: int, recipe: Recipe) -> float:
-    """Linear warm-up, then cosine to `final_lr` by the clock."""
-    warm = min(1.0, (step + 1) / recipe.warmup_steps)
-    cosine = 0.5 * (1 + np.cos(np.pi * min(1.0, progress)))
-    return float(warm * (recipe.final_lr + (1 - recipe.final_lr) * cosine))
-
-
-def learned_weights(model: PixelLM) -> dict[str, torch.Tensor]:
-    """All weights but the towers', which never change."""
-    return {k: v for k, v in model.state_dict().items() if not k.startswith("model.vision_tower.")}
-
-
-def _save_state(
-    path: Path, model: PixelLM, optimizer: torch.optim.Optimizer, step: int, spent: float
-) -> None:
-    """Written aside and renamed, so that a kill in between leaves the former state whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    state = {"model": learned_weights(model), "optimizer": optimizer.state_dict()}
-    torch.save({**state, "step": step, "spent": spent}, partial)
-    partial.replace(path)

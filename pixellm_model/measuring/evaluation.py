@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from pixellm_model.engine.segmenter import Segmentation
+from pixellm_model.engine.answers import Segmentation
 from pixellm_model.errors import DataError, PromptError
 from pixellm_model.measuring.metrics import HIT, Scores
 from pixellm_model.measuring.muse_metric import MuseScores

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
-from pixellm_model.engine.segmenter import Target
+from pixellm_model.engine.answers import Target
 
 # Chosen to stay apart on photos and for colour-blind readers (after Okabe and Ito).
 COLOURS = [

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pixellm_model.engine.segmenter import Segmentation, Target, mask_box
+from pixellm_model.engine.answers import Segmentation, Target
+from pixellm_model.masks import mask_box
 from pixellm_model.measuring.evaluation import Evaluation, QuestionScore
 from pixellm_model.measuring.overlay import draw_overlay
 from pixellm_model.samples import Question, Sample

@@ -23,8 +23,7 @@ from PIL import Image
 from pixellm_model import Segmenter
 from pixellm_model.measuring.metrics import Scores
 from pixellm_model.measuring.overlay import draw_overlay
-from pixellm_model.prompt import SEG
-from pixellm_model.samples import Question, Sample
+from pixellm_model.samples import PLACEHOLDER, Question, Sample
 from pixellm_model.synthetic.scenes import SceneRenderer
 from recipes.pixellm_mini.coco import CocoPhotos
 from recipes.pixellm_mini.names import chosen_names
@@ -44,7 +43,9 @@ def coco_samples(folder: Path, train: bool) -> list[Sample]:
         absent = [name for name in photos.categories if name not in present]
         chosen = np.random.default_rng(image_id).permutation(absent)[: len(present)]
         questions = [
-            Question(f"Segment the {name} in this image.", f"{name} is {SEG}.", (present[name],), (name,))
+            Question(
+                f"Segment the {name} in this image.", f"{name} is {PLACEHOLDER}.", (present[name],), (name,)
+            )
             for name in present
         ] + [
             Question(f"Segment the {name} in this image.", f"There is no {name} in this image.", (), ())

@@ -1,8 +1,8 @@
-"""The scenes that no new version may fall on, and others to rehearse while it learns from corrections.
+"""The scenes on which no new version may get worse, and others that are replayed while it learns.
 
-    python -m recipes.pixellm_mini.regression --cutouts DIR --out worker
+    python -m recipes.pixellm_mini.regression --cutouts DIR --out worker/learning
 
-From the MIT-licensed renders alone, on painted backgrounds: `regression/` and `rehearsal/`, data sets in the
+From the MIT-licensed renders alone, on painted backgrounds: `regression/` and `replay/`, data sets in the
 format of docs/data.md. Same cut-outs, same seed, same scenes.
 """
 
@@ -27,7 +27,7 @@ SIZE = 320
 # all of them about things that are there, is paid for in these first.
 PRESENT, ABSENT = 3, 2
 # How many, and the first seed; no picture the mini was trained on has a number like these.
-SETS = {"regression": (24, 950_000_000), "rehearsal": (48, 960_000_000)}
+SETS = {"regression": (24, 950_000_000), "replay": (48, 960_000_000)}
 
 
 def renders_only(cutouts: Path, folder: Path) -> Path:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from pixellm_model.learning.training import learned_weights
 from pixellm_model.model import PixelLM
+from recipes.pixellm_mini.by_the_clock import learned_weights
 
 
 def load_state(model: PixelLM, path: Path | None) -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 
 from pixellm_model import checkpoint
-from pixellm_model.learning.training import Recipe, train
 from pixellm_model.synthetic.nouns import Nouns
+from recipes.pixellm_mini.by_the_clock import Recipe, train
 from recipes.pixellm_mini.cached import Cache, CachedSamples
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.state import load_state

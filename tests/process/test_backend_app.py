@@ -271,3 +271,17 @@ class TestProcess:
         _, errors = process.communicate(timeout=30)
         assert process.returncode == 2
         assert len(errors.splitlines()) == 1 and errors.startswith("PORT: ")
+
+    def test_help_describes_each_command(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "backend", "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 0
+        for command in ("serve", "collect", "reconcile"):
+            assert any(line.split()[:1] == [command] for line in done.stdout.splitlines())
+
+    def test_a_command_that_is_not_there_is_refused(self) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", "backend", "sweep"], cwd=ROOT, capture_output=True, text=True
+        )
+        assert done.returncode == 2 and "invalid choice: 'sweep'" in done.stderr

@@ -12,8 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from backend.prompts.model_client import answered
-from backend.prompts.predictor import newest_text
+from backend.prompts.model_client import result_of
+from backend.prompts.tasks import newest_text
 from support.backend import ask, batch, masks, payload, prompted, running_backend, said
 from support.image_server import ImageServer, reply, running_server
 from support.workers import Workers, eventually
@@ -193,7 +193,7 @@ class TestStates:
 
     def test_lost(self) -> None:
         with pytest.raises(Exception, match="has lost this question"):
-            answered(JobState("unknown"))
+            result_of(JobState("unknown"))
 
 
 class TestBatch:
@@ -252,8 +252,8 @@ class LabelStudio:
 class TestLatePredictions:
     @pytest.fixture(autouse=True)
     def _impatient(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("backend.prompts.late_predictions.REST_S", 0.2)
-        monkeypatch.setattr("backend.prompts.late_predictions.RETRY_AFTER_S", (0.5,) * 5)
+        monkeypatch.setattr("backend.prompts.late_predictions.RETRY_PAUSE_S", 0.2)
+        monkeypatch.setattr("backend.prompts.late_predictions.SEND_RETRY_PAUSES_S", (0.5,) * 5)
 
     @pytest.fixture
     def label_studio(self) -> Iterator[LabelStudio]:

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from redis import Redis
 from sqlalchemy import select
 
-from backend.corrections import collector as collect
+from backend.corrections import jobs
 from backend.corrections.collector import Collector
-from backend.corrections.webhook_inbox import Inbox
+from backend.corrections.webhook_inbox import WebhookInbox
 from backend.settings import BackendSettings
 from support.annotations import deletion, drawn, event, mask, picture
 from support.backend import running_backend
@@ -59,10 +59,10 @@ def database_url(request: pytest.FixtureRequest) -> str:
 def collector(
     database_url: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Collector]:
-    made = make(tmp_path, redis_url, database_url)
-    monkeypatch.setattr(collect, "collector", lambda: made)
-    yield made
-    made.database.close()
+    collector = make(tmp_path, redis_url, database_url)
+    monkeypatch.setattr(jobs, "get_collector", lambda: collector)
+    yield collector
+    collector.database.close()
 
 
 def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any) -> Collector:
@@ -77,27 +77,25 @@ def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any)
     )
 
 
-def inbox(collector: Collector, connection: Redis | None = None) -> Inbox:
-    return Inbox(
-        collector.database, connection or collector.connection, collector.settings.data_dir / "inbox"
-    )
+def inbox(collector: Collector, connection: Redis | None = None) -> WebhookInbox:
+    return WebhookInbox(collector.database, connection or collector.connection, collector.settings.data_dir)
 
 
 def send(collector: Collector, *bodies: dict[str, Any]) -> None:
     for body in bodies:
-        inbox(collector).take(body["action"], str(body["project"]["id"]), json.dumps(body).encode())
+        inbox(collector).store(body["action"], str(body["project"]["id"]), json.dumps(body).encode())
 
 
-def digest_all(collector: Collector) -> None:
+def process_all(collector: Collector) -> None:
     with collector.database.session() as session:
         pending = session.scalars(select(Event.id).where(Event.state == "pending")).all()
     for number in pending:
-        collect.process_event(number)
+        jobs.process_event(number)
 
 
 def corrections(collector: Collector) -> dict[str, Correction]:
     with collector.database.session() as session:
-        return {one.annotation: one for one in session.scalars(select(Correction))}
+        return {row.annotation: row for row in session.scalars(select(Correction))}
 
 
 def events(collector: Collector) -> list[Event]:
@@ -112,21 +110,26 @@ def test_the_tables_are_what_the_migrations_make(collector: Collector) -> None:
 
 def test_an_annotation_becomes_a_correction_with_its_image(collector: Collector) -> None:
     send(collector, event(5, [drawn()]))
-    digest_all(collector)
-    (kept,) = corrections(collector).values()
-    assert (kept.status, kept.project, kept.task, kept.effort_s) == ("labelled", "1", "5", 4.5)
-    assert kept.turns[0]["prompt"] == "Segment the cup." and kept.image is not None
-    assert collector.blobs.get(kept.image).startswith(b"\x89PNG")
+    process_all(collector)
+    (correction,) = corrections(collector).values()
+    assert (correction.status, correction.project, correction.task, correction.effort_s) == (
+        "labelled",
+        "1",
+        "5",
+        4.5,
+    )
+    assert correction.turns[0]["prompt"] == "Segment the cup." and correction.image is not None
+    assert collector.blobs.get(correction.image).startswith(b"\x89PNG")
     (row,) = events(collector)
     assert row.state == "done" and row.body == ""
 
 
 def test_the_same_event_twice_changes_nothing(collector: Collector) -> None:
     send(collector, event(5, [drawn()]), event(5, [drawn()]))
-    digest_all(collector)
+    process_all(collector)
     assert len(events(collector)) == 1 and len(corrections(collector)) == 1
     send(collector, event(5, [drawn()]))
-    assert [one.state for one in events(collector)] == ["done"]
+    assert [row.state for row in events(collector)] == ["done"]
 
 
 def test_the_same_event_from_many_at_once_is_kept_once(collector: Collector) -> None:
@@ -137,24 +140,24 @@ def test_the_same_event_from_many_at_once_is_kept_once(collector: Collector) -> 
 
 def test_an_older_event_that_comes_late_does_not_win(collector: Collector) -> None:
     send(collector, event(5, [drawn(), drawn(9)], "ANNOTATION_UPDATED", version=2))
-    digest_all(collector)
+    process_all(collector)
     send(collector, event(5, [drawn()]), event(5, [], "ANNOTATION_UPDATED", version=1))
-    digest_all(collector)
-    (kept,) = corrections(collector).values()
-    assert len(kept.turns[0]["targets"]) == 2 and kept.status == "labelled"
+    process_all(collector)
+    (correction,) = corrections(collector).values()
+    assert len(correction.turns[0]["targets"]) == 2 and correction.status == "labelled"
 
 
 def test_what_is_deleted_stays_deleted_and_its_image_goes(collector: Collector) -> None:
     send(collector, event(5, [drawn()], image=picture(1)), event(6, [drawn()], image=picture(1)))
-    digest_all(collector)
+    process_all(collector)
     image = corrections(collector)["5"].image
     assert image is not None
     send(collector, deletion(5))
-    digest_all(collector)
+    process_all(collector)
     assert collector.blobs.get(image), "annotation 6 still needs it"
     send(collector, deletion(6), event(5, [drawn(), drawn(8)], "ANNOTATION_UPDATED", version=9))
-    digest_all(collector)
-    assert {one.status for one in corrections(collector).values()} == {"deleted"}
+    process_all(collector)
+    assert {row.status for row in corrections(collector).values()} == {"deleted"}
     with pytest.raises(FileNotFoundError):
         collector.blobs.get(image)
 
@@ -162,18 +165,18 @@ def test_what_is_deleted_stays_deleted_and_its_image_goes(collector: Collector) 
 def test_a_deletion_that_overtakes_its_annotation_holds(collector: Collector) -> None:
     send(collector, deletion(5))
     send(collector, {"action": "TASKS_DELETED", "tasks": [{"id": 70}], "project": {"id": 1}})
-    digest_all(collector)
+    process_all(collector)
     send(collector, event(5, [drawn()]), event(6, [drawn()], task=70))
-    digest_all(collector)
-    assert {one.status for one in corrections(collector).values()} == {"deleted"}
+    process_all(collector)
+    assert {row.status for row in corrections(collector).values()} == {"deleted"}
     assert "6" not in corrections(collector)
 
 
 def test_a_deleted_task_takes_its_annotations_along(collector: Collector) -> None:
     send(collector, event(5, [drawn()], task=70), event(6, [drawn(4)], task=70), event(7, [drawn()]))
-    digest_all(collector)
+    process_all(collector)
     send(collector, {"action": "TASKS_DELETED", "tasks": [{"id": 70}], "project": {"id": 1}})
-    digest_all(collector)
+    process_all(collector)
     found = corrections(collector)
     assert [found[n].status for n in ("5", "6", "7")] == ["deleted", "deleted", "labelled"]
     assert dataset.statistics(collector.database, "1")["images"] in ({"train": 1}, {"held_out": 1})
@@ -181,7 +184,7 @@ def test_a_deleted_task_takes_its_annotations_along(collector: Collector) -> Non
 
 def test_skipped_and_empty_annotations_teach_no_masks(collector: Collector) -> None:
     send(collector, event(5, [drawn()], was_cancelled=True), event(6, []))
-    digest_all(collector)
+    process_all(collector)
     found = corrections(collector)
     assert (found["5"].status, found["5"].turns, found["5"].image) == ("skipped", [], None)
     assert (found["6"].status, found["6"].turns) == ("empty", [])
@@ -205,23 +208,23 @@ def test_an_empty_annotation_rejects_what_was_proposed(collector: Collector) -> 
         record_proposal(session, job, proposal(job))
         record_proposal(session, job, proposal(job))
     send(collector, event(6, []))
-    digest_all(collector)
-    kept = corrections(collector)["6"]
-    assert kept.turns[0]["answer"] == "There is no cup in this image." and kept.image
-    assert kept.model_version == "base-1+abcd"
-    assert [outcome["kind"] for outcome in kept.outcomes] == ["rejected"]
+    process_all(collector)
+    correction = corrections(collector)["6"]
+    assert correction.turns[0]["answer"] == "There is no cup in this image." and correction.image
+    assert correction.model_version == "base-1+abcd"
+    assert [outcome["kind"] for outcome in correction.outcomes] == ["rejected"]
 
 
 def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) -> None:
     body = event(5, [drawn()], image="http://127.0.0.1:1/gone.png")
     collector.fetcher = ImageFetcher(WorkerSettings(fetch_allow_hosts="127.0.0.1"))
     send(collector, body)
-    digest_all(collector)
+    process_all(collector)
     (row,) = events(collector)
     assert row.state == "pending" and row.attempts == 1 and "127.0.0.1" in (row.reason or "")
     assert row.body, "nothing is lost meanwhile"
-    for _ in range(collect.MOST_ATTEMPTS):
-        digest_all(collector)
+    for _ in range(jobs.MAX_ATTEMPTS):
+        process_all(collector)
     (row,) = events(collector)
     assert row.state == "failed"
     assert dataset.statistics(collector.database, "1")["events_failed"] == {row.reason: 1}
@@ -238,13 +241,13 @@ def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) ->
         ({**event(5, [drawn()]), "project": {"id": 1, "label_config": "<View/>"}}, "BrushLabels"),
     ],
 )
-def test_what_is_not_understood_is_kept_and_said(
+def test_an_unreadable_event_is_kept_with_the_reason(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: dict[str, Any], words: str
 ) -> None:
     collector = make(tmp_path, redis_url)
-    monkeypatch.setattr(collect, "collector", lambda: collector)
+    monkeypatch.setattr(jobs, "get_collector", lambda: collector)
     send(collector, body, event(6, [drawn()]))
-    digest_all(collector)
+    process_all(collector)
     first, second = events(collector)
     assert first.state == "failed" and first.body
     assert re.search(words, first.reason or ""), first.reason
@@ -255,32 +258,32 @@ def test_while_the_database_is_away_events_wait_in_files(collector: Collector, t
     away = Database(BackendSettings(database_url="postgresql://127.0.0.1:1/nothing"))
     with pytest.raises(DatabaseUnavailable, match="DATABASE_URL"):
         away.migrate()
-    box = inbox(collector)
-    box._database = away
+    broken_inbox = inbox(collector)
+    broken_inbox._database = away
     bodies = [event(number, [drawn()]) for number in (5, 6)]
     for body in bodies:
-        box.take(body["action"], "1", json.dumps(body).encode())
+        broken_inbox.store(body["action"], "1", json.dumps(body).encode())
     assert events(collector) == []
-    collect.requeue_overdue()
+    jobs.requeue_overdue()
     assert len(events(collector)) == 2
     send(collector, event(7, [drawn()]))
-    digest_all(collector)
+    process_all(collector)
     assert sorted(corrections(collector)) == ["5", "6", "7"]
     assert not list((tmp_path / "data" / "inbox").iterdir())
 
 
-def test_without_redis_events_are_kept_and_found_by_the_sweep(collector: Collector) -> None:
+def test_without_redis_events_are_kept_and_requeued_later(collector: Collector) -> None:
     body = event(5, [drawn()])
-    inbox(collector, connect(NOWHERE)).take(body["action"], "1", json.dumps(body).encode())
+    inbox(collector, connect(NOWHERE)).store(body["action"], "1", json.dumps(body).encode())
     start = {"action": "START_TRAINING", "project": {"id": 1}}
-    inbox(collector, connect(NOWHERE)).take("START_TRAINING", "1", json.dumps(start).encode())
+    inbox(collector, connect(NOWHERE)).store("START_TRAINING", "1", json.dumps(start).encode())
     assert len(events(collector)) == 2
     with collector.database.session() as session:
         for row in session.scalars(select(Event)):
             row.due_at = row.due_at.replace(year=2020)
         (run,) = session.scalars(select(TrainingRun))
         assert run.state == "requested"
-    collect.requeue_overdue()
+    jobs.requeue_overdue()
     assert collector.connection.llen("rq:queue:pixellm-corrections") == 2
     assert collector.connection.llen(f"rq:queue:{TRAINING_QUEUE}") == 1
 
@@ -301,11 +304,11 @@ def test_trainings_coalesce(collector: Collector) -> None:
 def test_enough_corrections_ask_for_a_training(collector: Collector) -> None:
     collector.settings = collector.settings.model_copy(update={"retrain_every": 3})
     send(collector, *(event(number, [drawn()]) for number in (1, 2)), event(9, [], was_cancelled=True))
-    digest_all(collector)
+    process_all(collector)
     with collector.database.session() as session:
         assert session.scalars(select(TrainingRun)).all() == []
     send(collector, *(event(number, [drawn()]) for number in (3, 4)))
-    digest_all(collector)
+    process_all(collector)
     with collector.database.session() as session:
         (run,) = session.scalars(select(TrainingRun))
         assert run.reason == "3 new corrections"
@@ -313,18 +316,19 @@ def test_enough_corrections_ask_for_a_training(collector: Collector) -> None:
 
 def test_snapshots_are_the_same_for_the_same_corrections(collector: Collector, tmp_path: Path) -> None:
     send(collector, *(event(number, [drawn()]) for number in range(1, 12)))
-    digest_all(collector)
+    process_all(collector)
     found = dataset.corrections_of(collector.database, "1")
-    one = dataset.freeze(found, collector.blobs, tmp_path / "one")
-    other = dataset.freeze(found, collector.blobs, tmp_path / "other")
-    assert replace(one, folder=other.folder) == other and one.train + one.held_out == 11
-    splits = {one["file_name"]: one["split"] for one in json.loads((one.folder / "dataset.json").read_text())}
+    first = dataset.freeze(found, collector.blobs, tmp_path / "first")
+    second = dataset.freeze(found, collector.blobs, tmp_path / "second")
+    assert replace(first, folder=second.folder) == second and first.train + first.held_out == 11
+    records = json.loads((first.folder / "dataset.json").read_text())
+    splits = {record["file_name"]: record["split"] for record in records}
     send(collector, deletion(3), event(20, [drawn()]))
-    digest_all(collector)
+    process_all(collector)
     later = dataset.freeze(
         dataset.corrections_of(collector.database, "1"), collector.blobs, tmp_path / "later"
     )
-    assert later.hash != one.hash
+    assert later.hash != first.hash
     for record in json.loads((later.folder / "dataset.json").read_text()):
         assert record["split"] == splits.get(record["file_name"], record["split"]), "no image ever moves"
         assert record["id"] != "3-3"
@@ -334,7 +338,7 @@ def test_exports_are_read_by_the_readers(collector: Collector, tmp_path: Path) -
     from pixellm_model.data import read_samples
 
     send(collector, event(1, [drawn(), drawn(9, "Book")]), event(2, [drawn()]))
-    digest_all(collector)
+    process_all(collector)
     found = dataset.corrections_of(collector.database, "1")
     dataset.export_muse(found, collector.blobs, tmp_path / "muse")
     dataset.export_coco(found, collector.blobs, tmp_path / "coco")
@@ -372,16 +376,16 @@ def test_any_order_and_any_repetition_end_the_same(
     bodies += random.choices(bodies, k=len(bodies))
     random.shuffle(bodies)
     collector = make(tmp_path_factory.mktemp("order"), redis_server)
-    original, collect.collector = collect.collector, lambda: collector  # type: ignore[assignment]
+    original, jobs.get_collector = jobs.get_collector, lambda: collector  # type: ignore[assignment]
     try:
         for body in bodies:
             send(collector, body)
             if random.random() < 0.5:
-                digest_all(collector)
-        digest_all(collector)
+                process_all(collector)
+        process_all(collector)
     finally:
-        collect.collector = original
-    found = {int(one.annotation): one.status for one in corrections(collector).values()}
+        jobs.get_collector = original
+    found = {int(row.annotation): row.status for row in corrections(collector).values()}
     assert found == truth
 
 

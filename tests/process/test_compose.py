@@ -102,7 +102,36 @@ def test_secrets_have_no_default() -> None:
 def test_an_image_is_built_from_what_is_there_as_a_user_without_rights(dockerfile: str) -> None:
     text = (ROOT / "docker" / f"{dockerfile}.Dockerfile").read_text()
     copied = [name for line in re.findall(r"^COPY (?!--)(.+) \S+$", text, re.M) for name in line.split()]
-    context = (ROOT / ".dockerignore").read_text().splitlines()
+    context = context_of(dockerfile)
     for name in copied:
         assert (ROOT / name).exists() and f"!{name}" in context
     assert "USER pixellm" in text
+
+
+def context_of(dockerfile: str) -> list[str]:
+    """The lines of the ignore file that Docker takes for a Dockerfile: its own before the common one."""
+    own = ROOT / "docker" / f"{dockerfile}.Dockerfile.dockerignore"
+    return (own if own.exists() else ROOT / ".dockerignore").read_text().splitlines()
+
+
+def test_the_backend_s_image_has_the_decoder_and_no_weights() -> None:
+    assert "COPY pixellm_model pixellm_model" in (ROOT / "docker" / "backend.Dockerfile").read_text()
+    context = context_of("backend")
+    assert (ROOT / "pixellm_model" / "mini").is_dir(), "where the weights are"
+    assert context.index("pixellm_model/mini") > context.index("!pixellm_model"), "the last match counts"
+    assert "pixellm_model/mini" not in context_of("worker")
+
+
+def test_an_image_has_every_package_that_its_program_imports() -> None:
+    for dockerfile, programs in (("backend", {"backend"}), ("worker", {"worker"})):
+        text = (ROOT / "docker" / f"{dockerfile}.Dockerfile").read_text()
+        wanted, found = programs, set[str]()
+        while wanted:
+            found |= wanted
+            sources = [path.read_text() for name in wanted for path in (ROOT / name).rglob("*.py")]
+            imports = {
+                name for source in sources for name in re.findall(r"^\s*(?:from|import) (\w+)", source, re.M)
+            }
+            wanted = (imports & {"backend", "label_config", "pixellm_model", "worker"}) - found
+        for name in found:
+            assert f"COPY {name} {name}\n" in text

@@ -15,14 +15,16 @@ from pathlib import Path
 
 import pytest
 from sqlalchemy import select
-from test_collect import NOWHERE, digest_all, make, send
+from test_collect import NOWHERE, make, process_all, send
 
 from pixellm_model.learning.finetune import Progress
 from support.annotations import drawn, event
 from support.tiny_model import write_tiny
 from support.workers import ROOT, eventually, question
 from worker.jobs.queue import SegmentQueue, connect
-from worker.learning.job import Rehearsed, Retraining, recipe_for
+from worker.learning.job import Retraining
+from worker.learning.project_lock import ProjectLock
+from worker.learning.recipe import ReplayMix, recipe_for
 from worker.settings import WorkerSettings
 from worker.store import Database, runs
 from worker.store.registry import Registry
@@ -105,12 +107,12 @@ def learner(redis_url: str, tmp_path: Path, request: pytest.FixtureRequest) -> I
 
 @pytest.fixture
 def corrected(learner: Learner, monkeypatch: pytest.MonkeyPatch) -> Learner:
-    from backend.corrections import collector as collect
+    from backend.corrections import jobs
 
     made = make(learner.folder, learner.redis_url, retrain_every=0)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn(2 + number % 8)]) for number in range(1, IMAGES + 1)))
-    digest_all(made)
+    process_all(made)
     return learner
 
 
@@ -161,15 +163,16 @@ def test_without_corrections_there_is_nothing_to_do(learner: Learner) -> None:
 def test_what_no_gate_could_judge_is_not_trained(
     redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from backend.corrections import collector as collect
+    from backend.corrections import jobs
 
     made = make(tmp_path, redis_url, retrain_every=0)
-    monkeypatch.setattr(collect, "collector", lambda: made)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
     send(made, *(event(number, [drawn()]) for number in range(1, 7)))
-    digest_all(made)
+    process_all(made)
     number = runs.request(made.database, made.connection, "1", "test")
     settings = WorkerSettings(data_dir=made.settings.data_dir, redis_url=redis_url)
-    assert Retraining(settings, made.database, made.connection, "1", number).run() == "skipped"
+    lock = ProjectLock(made.connection, "1")
+    assert Retraining(settings, made.database, made.connection, "1", number, lock).run() == "skipped"
     with made.database.session() as session:
         run = session.get_one(TrainingRun, number)
     assert run.error and run.error.startswith("too little data") and "GATE_MIN_HELD_OUT" in run.error
@@ -205,14 +208,15 @@ def test_a_run_goes_on_while_database_and_redis_are_away(
     settings = WorkerSettings(
         data_dir=tmp_path, redis_url=NOWHERE, database_url="postgresql://nobody@127.0.0.1:1/none"
     )
-    run = Retraining(settings, Database(settings), connect(NOWHERE), "1", 1)
+    connection = connect(NOWHERE)
+    run = Retraining(settings, Database(settings), connection, "1", 1, ProjectLock(connection, "1"))
     run._progress(Progress(step=3, steps=9, loss=0.5, seconds_left=4.0))
     run._yield_to_annotators()
     assert "training 1 goes on" in caplog.text
 
 
-def test_rehearsal_alternates_with_corrections() -> None:
-    mixed = Rehearsed(["a", "b", "c"], ["x", "y"])  # type: ignore[list-item]
+def test_replay_alternates_with_corrections() -> None:
+    mixed = ReplayMix(["a", "b", "c"], ["x", "y"])  # type: ignore[list-item]
     assert [mixed[n] for n in range(len(mixed))] == ["a", "x", "b", "y", "c", "x"]
 
 

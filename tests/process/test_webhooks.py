@@ -25,7 +25,7 @@ from worker.store.tables import Correction, Event
 
 ANNOTATIONS = 550
 CHANGED, DELETED = 200, 50  # of those; the rest of the thousand are repeats
-DIGESTED_S = 300.0
+PROCESSED_S = 300.0
 
 
 class Processes:
@@ -109,7 +109,7 @@ def test_no_correction_is_lost(postgres: Postgres, redis_url: str, tmp_path: Pat
             for body in unanswered:
                 assert client.post("/webhook", json=body).status_code == 200
         database = Database(settings)
-        eventually(lambda: waiting(database) == 0, "every event is understood", DIGESTED_S)
+        eventually(lambda: waiting(database) == 0, "every event is understood", PROCESSED_S)
         with database.session() as session:
             rows = {one.annotation: one for one in session.scalars(select(Correction))}
             states = set(session.scalars(select(Event.state)))

@@ -56,7 +56,7 @@ def answers(*prompts: str) -> dict[str, str]:
     return {prompt: f"{prompt}, after 0 turns [1]" for prompt in prompts}
 
 
-def test_what_waits_is_answered_together_up_to_the_batch_size(workers: Workers) -> None:
+def test_waiting_jobs_are_answered_in_batches_up_to_the_batch_size(workers: Workers) -> None:
     prompts = [f"p{number}" for number in range(6)]
     ids = asked(workers, *prompts)
     workers.start()
@@ -75,7 +75,7 @@ def test_a_batch_size_of_one_answers_one_after_the_other(workers: Workers) -> No
     assert workers.batches() == [["p0"], ["p1"], ["p2"]]
 
 
-def test_a_lone_job_is_not_kept_waiting_for_company(workers: Workers) -> None:
+def test_a_single_job_is_not_kept_waiting_for_others(workers: Workers) -> None:
     workers.start()
     assert workers.answer(question("p0")).status == "finished"
     assert workers.batches() == [["p0"]]
@@ -128,7 +128,7 @@ def test_when_all_fail_together_each_is_tried_alone(workers: Workers) -> None:
     workers.start()
     assert ended(workers, ids) == answers("p0", "p1") | {"raise": FAILED}
     assert workers.batches() == [["p0", "raise", "p1"], ["p0"], ["raise"], ["p1"]]
-    assert "3 jobs failed together; each is now run alone" in workers.log.read_text()
+    assert "a batch of 3 jobs failed; each is now run alone" in workers.log.read_text()
 
 
 def test_a_batch_has_the_time_of_its_jobs_one_after_the_other(workers: Workers) -> None:
@@ -159,7 +159,7 @@ def test_every_job_of_a_killed_batch_runs_again_and_then_alone(workers: Workers)
     assert time.monotonic() - killed < 30
 
 
-@pytest.mark.parametrize("moment", ["taken", "begun"])
+@pytest.mark.parametrize("moment", ["taken", "started"])
 def test_a_batch_is_not_lost_between_taking_and_answering_it(workers: Workers, moment: str) -> None:
     ids = asked(workers, "p0", "p1", "p2")
     assert workers.start(moment).wait(timeout=30) == -signal.SIGKILL
@@ -169,7 +169,7 @@ def test_a_batch_is_not_lost_between_taking_and_answering_it(workers: Workers, m
     assert sorted(workers.batches()) == [["p0"], ["p1"], ["p2"]]
 
 
-def test_what_kills_workers_takes_nobody_along_twice(workers: Workers) -> None:
+def test_a_job_that_kills_workers_costs_the_others_of_its_batch_one_retry(workers: Workers) -> None:
     ids = asked(workers, "die", "p0", "p1")
     for _ in range(3):
         assert workers.start().wait(timeout=30) == -signal.SIGKILL
@@ -212,7 +212,7 @@ def test_images_are_fetched_at_the_same_time_and_each_once(workers: Workers, ima
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(retries=st.lists(st.integers(0, RETRIES), max_size=8), count=st.integers(1, 5))
-def test_company_is_the_first_jobs_that_were_not_begun_before(
+def test_a_batch_takes_the_first_jobs_that_were_never_started(
     redis_url: str, retries: list[int], count: int
 ) -> None:
     with redis.Redis.from_url(redis_url) as connection:
@@ -223,10 +223,10 @@ def test_company_is_the_first_jobs_that_were_not_begun_before(
             asking.enqueue(job)
             connection.hset(Job.key_for(job.job_id), "retries_left", left)
         ids = [job.job_id for job in jobs]
-        unbegun = next((n for n, left in enumerate(retries) if left != RETRIES), len(retries))
-        taken = min(unbegun, count)
+        unstarted = next((n for n, left in enumerate(retries) if left != RETRIES), len(retries))
+        taken = min(unstarted, count)
 
         queue = PriorityQueue(QUEUE_NAMES["interactive"], connection=connection, serializer="json")
-        assert [job.id for job in queue.take_unbegun(count, RETRIES)] == ids[:taken]
+        assert [job.id for job in queue.take_unstarted(count, RETRIES)] == ids[:taken]
         assert queue.intermediate_queue.get_job_ids() == ids[:taken]
         assert queue.job_ids == ids[taken:]

@@ -13,7 +13,7 @@ import pytest
 import redis
 from rq import Queue
 
-from support.workers import ROOT, Workers, data_url, eventually, question
+from support.workers import ROOT, Workers, ask, data_url, eventually, question
 from worker.jobs.contract import SegmentJob, Turn
 from worker.jobs.masks import from_rle
 from worker.jobs.queue import QUEUE_NAMES, QueueUnavailable, SegmentQueue
@@ -46,7 +46,7 @@ def test_same_question_is_computed_once(workers: Workers) -> None:
     async def ask_four_times() -> list[str]:
         queue = SegmentQueue(workers.settings)
         try:
-            states = await asyncio.gather(*(queue.ask(job, 30) for _ in range(4)))
+            states = await asyncio.gather(*(ask(queue, job, 30) for _ in range(4)))
         finally:
             await queue.aclose()
         return [state.status for state in states]

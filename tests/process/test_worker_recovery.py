@@ -37,7 +37,7 @@ def test_killed_worker_s_job_runs_again_within_seconds(workers: Workers) -> None
     eventually(lambda: _lists_are_empty(workers), "no trace of the job in the working lists")
 
 
-@pytest.mark.parametrize("moment", ["taken", "begun"])
+@pytest.mark.parametrize("moment", ["taken", "started"])
 def test_worker_killed_between_taking_and_starting_loses_nothing(workers: Workers, moment: str) -> None:
     jobs = [question("one", "interactive"), question("two", "batch")]
     for job in jobs:

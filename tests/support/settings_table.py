@@ -35,7 +35,7 @@ READ_BY = {
     "learner": {
         *MODEL,
         *{"redis_url", "log_level", "data_dir", "database_url", "image_store_url"},
-        *{"retrain_recipe", "regression_data", "rehearsal_data"},
+        *{"retrain_recipe", "regression_data", "replay_data"},
         *{"gate_margin", "gate_regression", "gate_min_held_out"},
     },
 }

@@ -1,7 +1,7 @@
 """A real worker process whose model does what the prompt says. Run with REDIS_URL and RECORD (a file) set.
 
 Its argument names the kind: `patient` is the worker as users run it, `hasty` counts a silent worker as dead
-sooner, `taken` and `begun` kill themselves before and after the jobs they took are noted as running.
+sooner, `taken` and `started` kill themselves before and after the jobs they took are recorded as running.
 """
 
 from __future__ import annotations
@@ -97,19 +97,19 @@ class HastyQueue(PriorityQueue):
 class HastyWorker(WarmWorker):
     queue_class = HastyQueue
     execution_ttl_s = 2
-    beat_every_s = 0.5
+    heartbeat_every_s = 0.5
     hang_grace_s = 1
 
 
 class DiesWhenTaken(HastyWorker):
-    def _begin(self, jobs: Sequence[Job]) -> list[Execution]:
+    def start_executions(self, jobs: Sequence[Job], execution_ttl_s: int) -> list[Execution]:
         die()
         raise AssertionError("dead by now")
 
 
-class DiesWhenBegun(HastyWorker):
-    def _begin(self, jobs: Sequence[Job]) -> list[Execution]:
-        super()._begin(jobs)
+class DiesWhenStarted(HastyWorker):
+    def start_executions(self, jobs: Sequence[Job], execution_ttl_s: int) -> list[Execution]:
+        super().start_executions(jobs, execution_ttl_s)
         die()
         raise AssertionError("dead by now")
 
@@ -118,7 +118,7 @@ WORKERS = {
     "patient": WarmWorker,
     "hasty": HastyWorker,
     "taken": DiesWhenTaken,
-    "begun": DiesWhenBegun,
+    "started": DiesWhenStarted,
 }
 
 

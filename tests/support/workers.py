@@ -46,6 +46,11 @@ def eventually(condition: Callable[[], bool], what: str, within_s: float = PATIE
         time.sleep(0.05)
 
 
+async def ask(queue: SegmentQueue, job: SegmentJob, timeout_s: float) -> JobState:
+    await asyncio.to_thread(queue.enqueue, job)
+    return await queue.wait(job.job_id, timeout_s)
+
+
 @dataclass
 class Workers:
     """The worker processes of one test, the queue they serve and the prompts their models have seen."""
@@ -92,14 +97,14 @@ class Workers:
         return [line.split("\t") for line in self.record.read_text().splitlines()]
 
     def answer(self, job: SegmentJob, timeout_s: float = PATIENCE_S) -> JobState:
-        async def ask() -> JobState:
+        async def answered() -> JobState:
             queue = SegmentQueue(self.settings)
             try:
-                return await queue.ask(job, timeout_s)
+                return await ask(queue, job, timeout_s)
             finally:
                 await queue.aclose()
 
-        return asyncio.run(ask())
+        return asyncio.run(answered())
 
     def close(self) -> None:
         for process in self._processes:

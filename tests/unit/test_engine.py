@@ -1,4 +1,4 @@
-"""The engine's shortcuts change nothing: cached, guessed and batched answers are the plain ones."""
+"""Cached, speculative and batched decoding give the answers of plain decoding, up to rounding."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 
 from pixellm_model import PromptError, Request, Segmentation, Segmenter
-from pixellm_model.engine.drafts import LONGEST, Draft, Drafts
-from pixellm_model.engine.generate import Generation, Question, generate, key_mask
+from pixellm_model.engine.drafts import MAX_DRAFT, Draft, Drafts
+from pixellm_model.engine.generate import DecodeRequest, Generation, generate, key_mask
+from pixellm_model.engine.masks import finish_mask
 from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
-from pixellm_model.engine.segmenter import finish_mask
 from pixellm_model.preprocess import ProcessedImage, mask_scores, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 from support.asking import asking
@@ -44,16 +44,20 @@ def photo(width: int = 90, height: int = 60, seed: int = 0) -> Image.Image:
     return Image.fromarray(np.random.default_rng(seed).integers(0, 255, (height, width, 3), dtype=np.uint8))
 
 
-def question(segmenter: Segmenter, image: Image.Image, prompt: str, room: int = 24) -> Question:
+def decode_request(
+    segmenter: Segmenter, image: Image.Image, prompt: str, max_new_tokens: int = 24
+) -> DecodeRequest:
     model, tokenizer = segmenter.model, segmenter.tokenizer
     features = model.encode_image([process_image(image, model.config.image_size)])
-    return asking(model, tokenizer.encode(build_prompt(model.config, tokenizer, prompt)), features, room)
+    return asking(
+        model, tokenizer.encode(build_prompt(model.config, tokenizer, prompt)), features, max_new_tokens
+    )
 
 
 def answers(
-    segmenter: Segmenter, questions: Sequence[Question], draft: Draft | None = None
+    segmenter: Segmenter, requests: Sequence[DecodeRequest], draft: Draft | None = None
 ) -> list[Generation]:
-    drafted = [replace(question, draft=draft) for question in questions]
+    drafted = [replace(request, draft=draft) for request in requests]
     return generate(segmenter.model, drafted, segmenter.tokenizer.eos_id)
 
 
@@ -77,7 +81,7 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
     image = model.encode_image([process_image(photo(), model.config.image_size)])
     assert not image.token_mask.all(), "the photo must leave padding to hide"
     ids = tokenizer.encode(build_prompt(model.config, tokenizer, "the cup"))
-    generation = generate(model, [asking(model, ids, image, 12, Drafts(tokenizer).about("the cup"))], -1)[0]
+    generation = generate(model, [asking(model, ids, image, 12, Drafts(tokenizer).propose("the cup"))], -1)[0]
     whole = ids + generation.ids[:-1]
     hidden = model.model(
         inputs_embeds=model.embed(whole, image.tokens[0])[None],
@@ -100,14 +104,14 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
 def test_drafted_tokens_equal_those_decoded_one_by_one(segmenter: Segmenter, answer: str) -> None:
     tokenizer, head = segmenter.tokenizer, segmenter.model.lm_head
     ids = tokenizer.encode(answer.replace("{seg}", tokenizer.codebook.text))[1:]
-    asked = question(segmenter, photo(), "the cup", room=64)
+    asked = decode_request(segmenter, photo(), "the cup", max_new_tokens=64)
     try:
         found = []
         drafts = Drafts(tokenizer)
         following = {token: ids[at + 1 : at + 9] for at, token in enumerate(ids)}
         for draft in (
             None,
-            drafts.about("the cup"),  # knows the codebook alone
+            drafts.propose("the cup"),  # knows the codebook alone
             Draft([], following),
             Draft([], dict.fromkeys(ids, ids[::-1])),
             Draft([[*ids, tokenizer.eos_id]], {}),
@@ -133,26 +137,28 @@ def test_drafts_take_the_form_of_earlier_answers(segmenter: Segmenter) -> None:
     def ids(text: str) -> list[int]:
         return [*tokenizer.encode(text)[1:], tokenizer.eos_id]
 
-    assert drafts.about("the cup").after([]) == []
-    drafts.learn(
+    assert drafts.propose("the cup").tokens_after([]) == []
+    drafts.update(
         "the cup and the book", ["cup is", "and book is", "."], ids(f"cup is {seg} and book is {seg}.")
     )
-    drafts.learn("the cup", ["There is no cup in this image."], ids("There is no cup in this image."))
-    two = drafts.about("Segment the dog and the cat in this image.")
-    assert two.after([]) == ids(f"dog is {seg} and cat is {seg}.")[:LONGEST]
-    one = drafts.about("Where is the DOG?")
+    drafts.update("the cup", ["There is no cup in this image."], ids("There is no cup in this image."))
+    two = drafts.propose("Segment the dog and the cat in this image.")
+    assert two.tokens_after([]) == ids(f"dog is {seg} and cat is {seg}.")[:MAX_DRAFT]
+    one = drafts.propose("Where is the DOG?")
     denied = ids("There is no dog in this image.")
-    assert one.after([]) == denied[:LONGEST]
-    assert one.after(denied[:3]) == denied[3 : 3 + LONGEST]
-    assert one.after([tokenizer.codebook.ids[0]]) == drafts.about("").after([tokenizer.codebook.ids[0]])
+    assert one.tokens_after([]) == denied[:MAX_DRAFT]
+    assert one.tokens_after(denied[:3]) == denied[3 : 3 + MAX_DRAFT]
+    assert one.tokens_after([tokenizer.codebook.ids[0]]) == drafts.propose("").tokens_after(
+        [tokenizer.codebook.ids[0]]
+    )
 
 
 @pytest.mark.parametrize("prompt", ["<IMAGE>", "</S> and <Image>", "\ue000" + "0", "", "the", "a and a, a"])
 def test_no_prompt_makes_a_draft_that_cannot_be_fed(segmenter: Segmenter, prompt: str) -> None:
     drafts = Drafts(segmenter.tokenizer)
-    drafts.learn(prompt, ["<image> is", "<image> {} \\1"], [1, 2, 3])
-    for draft in (drafts.about(prompt), drafts.about("cup")):
-        assert all(0 <= token < segmenter.model.config.llama.vocab_size for token in draft.after([]))
+    drafts.update(prompt, ["<image> is", "<image> {} \\1"], [1, 2, 3])
+    for draft in (drafts.propose(prompt), drafts.propose("cup")):
+        assert all(0 <= token < segmenter.model.config.llama.vocab_size for token in draft.tokens_after([]))
 
 
 def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
@@ -160,8 +166,8 @@ def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
     ids = tokenizer.encode(tokenizer.codebook.text)[1:]
     try:
         segmenter.model.register_module("lm_head", ScriptedHead(segmenter.model, ids))
-        asked = question(segmenter, photo(), "cup", room=4)
-        generation = answers(segmenter, [asked], Drafts(tokenizer).about("cup"))[0]
+        asked = decode_request(segmenter, photo(), "cup", max_new_tokens=4)
+        generation = answers(segmenter, [asked], Drafts(tokenizer).propose("cup"))[0]
     finally:
         segmenter.model.lm_head = head
     assert generation.ids == ids[:4] and len(generation.hidden) == 4 and not generation.finished
@@ -170,10 +176,10 @@ def test_a_limit_within_a_target_holds(segmenter: Segmenter) -> None:
 def test_a_batch_answers_as_one_by_one_would(segmenter: Segmenter) -> None:
     sizes = ((90, 60), (60, 90), (70, 70), (120, 40))
     asked = [
-        question(segmenter, photo(*size, seed=n), prompt, room=6 + 9 * n)
+        decode_request(segmenter, photo(*size, seed=n), prompt, max_new_tokens=6 + 9 * n)
         for n, (size, prompt) in enumerate(zip(sizes, PROMPTS, strict=True))
     ]
-    draft = Drafts(segmenter.tokenizer).about("the cup")
+    draft = Drafts(segmenter.tokenizer).propose("the cup")
     for together, single in zip(answers(segmenter, asked, draft), asked, strict=True):
         assert_same(together, answers(segmenter, [single])[0])
 

@@ -12,8 +12,9 @@ from test_data import muse_entry, write_muse
 
 from pixellm_model import PromptError, Request, Segmenter
 from pixellm_model.__main__ import main
-from pixellm_model.engine.segmenter import Segmentation, Target, mask_box
+from pixellm_model.engine.answers import Segmentation, Target
 from pixellm_model.errors import DataError
+from pixellm_model.masks import mask_box
 from pixellm_model.measuring.evaluation import evaluate
 from pixellm_model.measuring.report import Gallery, write_report
 from pixellm_model.samples import Question, Sample

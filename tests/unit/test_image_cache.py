@@ -14,7 +14,7 @@ from PIL import Image
 from pixellm_model import Picture
 from worker.images.decode import ImageError
 from worker.serving import image_cache
-from worker.serving.image_cache import CachedPictures
+from worker.serving.image_cache import ImageCache
 
 SIDE = 4
 PICTURE = 3 * SIDE * SIDE
@@ -58,33 +58,33 @@ def source() -> Source:
 
 
 def test_what_was_used_last_stays(source: Source) -> None:
-    images = CachedPictures(source, prepared, 2 * PICTURE)
+    images = ImageCache(source, prepared, 2 * PICTURE)
     for reference in ("a", "b", "a", "c", "a", "b"):
         images.load(reference)
     assert source.fetched == {("a", None): 1, ("b", None): 2, ("c", None): 1}
 
 
 def test_a_picture_over_the_bound_is_not_kept_and_costs_no_other_its_place(source: Source) -> None:
-    images = CachedPictures(source, prepared, 2 * PICTURE)
+    images = ImageCache(source, prepared, 2 * PICTURE)
     for reference in ("a", "large", "a", "large"):
         images.load(reference)
     assert source.fetched == {("a", None): 1, ("large", None): 2}
 
 
 def test_nothing_is_kept_without_memory_for_it(source: Source) -> None:
-    images = CachedPictures(source, prepared, 0)
+    images = ImageCache(source, prepared, 0)
     assert [fetched(images.load("a")) for _ in range(2)] == [1, 2]
 
 
 def test_an_old_picture_is_fetched_anew(source: Source, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = CachedPictures(source, prepared, PICTURE)
+    images = ImageCache(source, prepared, PICTURE)
     images.load("a")
     monkeypatch.setattr(image_cache, "MAX_AGE_S", -1.0)
     assert fetched(images.load("a")) == 2
 
 
 def test_tasks_are_told_apart_and_failures_are_not_kept(source: Source) -> None:
-    images = CachedPictures(source, prepared, 10 * PICTURE)
+    images = ImageCache(source, prepared, 10 * PICTURE)
     for task in ("1", "2", "1", None):
         images.load("s3://bucket/cup.png", task)
     assert set(source.fetched.values()) == {1} and len(source.fetched) == 3
@@ -97,7 +97,7 @@ def test_tasks_are_told_apart_and_failures_are_not_kept(source: Source) -> None:
 @given(st.lists(st.sampled_from("abcde"), max_size=30), st.integers(0, 4))
 def test_it_fetches_exactly_what_is_not_among_the_last(references: list[str], room: int) -> None:
     source, kept = Source(), list[str]()
-    images = CachedPictures(source, prepared, room * PICTURE)
+    images = ImageCache(source, prepared, room * PICTURE)
     for reference in references:
         before = source.fetched.total()
         images.load(reference)

@@ -15,7 +15,7 @@ from label_config import (
     Label,
     LabelConfig,
     MaskControl,
-    labels_asked,
+    labels_in_prompt,
     map_label,
     read_config,
 )
@@ -161,7 +161,7 @@ def test_the_same_text_is_read_once() -> None:
         (view(" " * MAX_CONFIG_CHARS, IMAGE, MASK), "shorten it"),
     ],
 )
-def test_errors_name_the_tag_and_the_mend(xml: str, sentence: str) -> None:
+def test_errors_name_the_tag_and_the_fix(xml: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         read_config(xml)
 
@@ -262,7 +262,7 @@ def test_labels_of_many_kinds(labels: list[Label], phrase: str, expected: str | 
     ],
 )
 def test_labels_a_prompt_asks_for(prompt: str, asked: dict[str, str]) -> None:
-    assert labels_asked(prompt, template("interactive")) == asked
+    assert labels_in_prompt(prompt, template("interactive")) == asked
 
 
 WORD = st.text(st.characters(categories=("Ll", "Lu")), min_size=1, max_size=8)

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from pixellm_model import CheckpointError, PromptError, Segmenter, checkpoint
 from pixellm_model.codebook import Codebook
 from pixellm_model.engine.phrases import name_targets
-from pixellm_model.engine.segmenter import mask_box
+from pixellm_model.masks import mask_box
 from pixellm_model.prompt import build_prompt
 from support.tiny_model import ADDED, ScriptedHead, write_tiny, write_tokenizer
 

@@ -176,8 +176,8 @@ def test_free_generation(parity: ParitySet, name: str) -> None:
 def _answer(
     model: PixelLM, tokenizer: PromptTokenizer, ids: list[int], image: ImageFeatures, max_new_tokens: int
 ) -> Generation:
-    question = asking(model, ids, image, max_new_tokens, Drafts(tokenizer).about(""))
-    return generate(model, [question], tokenizer.eos_id)[0]
+    request = asking(model, ids, image, max_new_tokens, Drafts(tokenizer).propose(""))
+    return generate(model, [request], tokenizer.eos_id)[0]
 
 
 def _check_rows(parity: ParitySet, key: str, ours: torch.Tensor) -> None:

@@ -13,15 +13,16 @@ from PIL import Image
 
 from pixellm_model import checkpoint
 from pixellm_model.engine.segmenter import Segmenter
-from pixellm_model.learning import training
 from pixellm_model.learning.losses import mask_bce, mask_dice
 from pixellm_model.learning.packing import PackedImage, branch_off, pack
-from pixellm_model.learning.training import Recipe, answer_states, forward_losses, train
+from pixellm_model.learning.training import Losses, answer_states, forward_losses
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage
 from pixellm_model.request import Request
 from pixellm_model.samples import Question, Sample
 from pixellm_model.tokenizer import PromptTokenizer
+from recipes.pixellm_mini import by_the_clock
+from recipes.pixellm_mini.by_the_clock import Recipe, train
 from support.tiny_model import write_tiny
 
 RECIPE = Recipe(
@@ -71,16 +72,18 @@ def _token_loss(model: PixelLM, tokenizer: PromptTokenizer, packed: PackedImage,
     return forward_losses(model, tokenizer, [packed], RECIPE).parts["ce"]
 
 
-def test_supposed_answers_are_not_learned_but_their_empty_masks_are(
+def test_negatives_have_no_token_loss_but_a_mask_loss(
     tiny: tuple[PixelLM, PromptTokenizer],
 ) -> None:
     model, tokenizer = tiny
     plain = pack(sample(), model, tokenizer, max_targets=6)
-    _, more = branch_off([("the dog", "dog is {seg}.")], model.config, tokenizer)
+    _, branches = branch_off([("the dog", "dog is {seg}.")], model.config, tokenizer)
     masks = torch.cat([plain.masks, torch.zeros_like(plain.masks[:1])])
-    supposed = PackedImage(plain.image, plain.resized, plain.prefix, plain.branches + more, masks, supposed=1)
+    negative = PackedImage(
+        plain.image, plain.resized, plain.prefix, plain.branches + branches, masks, num_negatives=1
+    )
     before = forward_losses(model, tokenizer, [plain], RECIPE).parts
-    after = forward_losses(model, tokenizer, [supposed], RECIPE).parts
+    after = forward_losses(model, tokenizer, [negative], RECIPE).parts
     assert after["ce"] == pytest.approx(before["ce"], rel=1e-4)
     assert after["bce"] != pytest.approx(before["bce"], rel=1e-3)
 
@@ -122,10 +125,10 @@ def test_earlier_turns_are_read_as_when_asking_and_not_learned(
     question = replace(plain.questions[2], text="only the book", history=turns)
     packed = pack(Sample(plain.image, (question,)), model, tokenizer, max_targets=6)
     ((ids, answer_at),) = packed.branches
-    asked, _ = Segmenter(model, tokenizer, "tiny")._ids(
+    prompt = Segmenter(model, tokenizer, "tiny")._encode_prompt(
         Request(Image.fromarray(plain.image), "only the book", turns), 512
     )
-    assert ids[:answer_at] == asked
+    assert ids[:answer_at] == prompt.ids
     runs, loose = tokenizer.codebook.find_runs(ids)
     assert len(runs) == 3 and not loose
     learned = answer_states(model, [packed])
@@ -153,8 +156,8 @@ def test_a_loss_that_is_not_finite_stops_the_run(
     tiny: tuple[PixelLM, PromptTokenizer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, tokenizer = tiny
-    nan = training.Losses(torch.tensor(float("nan")))
-    monkeypatch.setattr(training, "forward_losses", lambda *_: nan)
+    nan = Losses(torch.tensor(float("nan")))
+    monkeypatch.setattr(by_the_clock, "forward_losses", lambda *_: nan)
     with pytest.raises(FloatingPointError, match="step 0"):
         list(train(model, tokenizer, itertools.cycle([sample()]), RECIPE, tmp_path))
 

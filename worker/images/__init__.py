@@ -1,1 +1,1 @@
-"""From an untrusted image reference to an RGB picture. No torch."""
+"""Fetches and decodes images from untrusted references. No torch."""

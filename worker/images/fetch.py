@@ -1,7 +1,7 @@
-"""The one way images come in: a task's image reference to an RGB picture.
+"""Loads a task's image from its reference; all images come in this way.
 
-The reference is untrusted. Only http(s) is spoken, every hop of a redirect is checked, the connection goes
-to the address that was checked, and size and time are capped while the bytes arrive.
+The reference is untrusted. Only http(s) is used and every redirect is checked. The connection goes to the
+address that was checked. Size and time are limited while the bytes arrive.
 """
 
 from __future__ import annotations
@@ -34,30 +34,51 @@ class ImageFetcher:
         self._tls = httpx.create_ssl_context()
 
     def load(self, reference: str, task: str | None = None) -> Image.Image:
-        """The picture behind `reference`, mode RGB, upright; `task` is its Label Studio task, if any.
+        """Fetch and decode an image.
 
-        Raises ImageError.
+        Args:
+            reference: The image as the task holds it: an http(s) or `data:` URL, a Label Studio path or a
+                cloud storage URI (`s3://...`).
+            task: The number of its Label Studio task; cloud storage needs it.
+
+        Returns:
+            The picture, upright, mode RGB.
+
+        Raises:
+            ImageError: The image cannot be fetched or decoded.
         """
         return decode(self.read(reference, task), self._max_pixels)
 
     def read(self, reference: str, task: str | None = None) -> bytes:
-        """The file behind `reference`, at most `max_image_bytes` of it. Raises ImageError."""
+        """Fetch an image file of at most `max_image_bytes`, without decoding it.
+
+        Args:
+            reference: The image, as in `load`.
+            task: Its task, as in `load`.
+
+        Returns:
+            The content of the file.
+
+        Raises:
+            ImageError: The file cannot be fetched.
+        """
         if reference[:5].lower() == "data:":
             return self._read_data_url(reference)
         url = self._url(reference, task)
         try:
-            # An event loop, because there one time limit covers look-ups, redirects and dripping servers.
+            # In an event loop one time limit covers everything: DNS look-ups, redirects and slow servers.
+            # httpx's own limits restart with every chunk.
             return asyncio.run(asyncio.wait_for(self._download(url), self._timeout_s))
         except SiteError as error:
             raise ImageError(str(error), error.kind) from None
         except TimeoutError:
             raise ImageError(
-                f"{_shown(url)} did not deliver the image within {self._timeout_s:g} s (FETCH_TIMEOUT_S).",
+                f"{_redacted(url)} did not deliver the image within {self._timeout_s:g} s (FETCH_TIMEOUT_S).",
                 "timeout",
             ) from None
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise ImageError(
-                f"{_shown(url)} cannot be fetched: {error or type(error).__name__}.", "unreachable"
+                f"{_redacted(url)} cannot be fetched: {error or type(error).__name__}.", "unreachable"
             ) from error
 
     def _url(self, reference: str, task: str | None) -> httpx.URL:
@@ -73,7 +94,7 @@ class ImageFetcher:
             raise ImageError(f"The image reference {reference[:80]!r} is not a URL.", "reference") from None
 
     async def _download(self, url: httpx.URL) -> bytes:
-        # A client per image: no cookies, no connection that was verified for another host.
+        # One client per image: it shares neither cookies nor a connection that was checked for another host.
         async with httpx.AsyncClient(verify=self._tls, trust_env=False, timeout=None) as client:
             for _ in range(MAX_REDIRECTS + 1):
                 response = await self._get(client, url)
@@ -84,10 +105,10 @@ class ImageFetcher:
                     url = _http_url(str(url.join(response.headers["Location"])))
                 finally:
                     await response.aclose()
-        raise ImageError(f"{_shown(url)} redirects more than {MAX_REDIRECTS} times.", "unreachable")
+        raise ImageError(f"{_redacted(url)} redirects more than {MAX_REDIRECTS} times.", "unreachable")
 
     async def _get(self, client: httpx.AsyncClient, url: httpx.URL) -> httpx.Response:
-        """Returns once the headers are there; the body is still to be read."""
+        """Send a request; returns once the headers are there, before the body is read."""
         # Label Studio answers 406 to a request that accepts images only.
         headers = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": "pixellm-assist"}
         if self._label_studio.owns(url):
@@ -120,16 +141,16 @@ class ImageFetcher:
         if response.is_success:
             return
         if status == httpx.codes.NOT_FOUND:
-            raise ImageError(f"There is no image at {_shown(url)} (HTTP 404).", "not_found")
+            raise ImageError(f"There is no image at {_redacted(url)} (HTTP 404).", "not_found")
         if status not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
-            raise ImageError(f"{_shown(url)} answered HTTP {status} instead of an image.", "unreachable")
+            raise ImageError(f"{_redacted(url)} answered HTTP {status} instead of an image.", "unreachable")
         if not self._label_studio.owns(url):
-            mend = "if this is Label Studio, LABEL_STUDIO_URL must be exactly its address"
+            remedy = "if this is Label Studio, LABEL_STUDIO_URL must be exactly its address"
         elif self._label_studio.auth is None:
-            mend = "set LABEL_STUDIO_API_KEY"
+            remedy = "set LABEL_STUDIO_API_KEY"
         else:
-            mend = "LABEL_STUDIO_API_KEY is not valid there or may not see this project"
-        raise ImageError(f"Access to {_shown(url)} was refused (HTTP {status}): {mend}.", "denied")
+            remedy = "LABEL_STUDIO_API_KEY is not valid there or may not see this project"
+        raise ImageError(f"Access to {_redacted(url)} was refused (HTTP {status}): {remedy}.", "denied")
 
     async def _body(self, response: httpx.Response) -> bytes:
         announced = response.headers.get("Content-Length", "")
@@ -174,6 +195,6 @@ def _http_url(text: str) -> httpx.URL:
     return url
 
 
-def _shown(url: httpx.URL) -> str:
-    """The URL for a message: query and user info may hold secrets and stay out."""
+def _redacted(url: httpx.URL) -> str:
+    """The URL for a message, without query and user info, which may hold secrets."""
     return str(url.copy_with(userinfo=b"", query=None, fragment=None))[:120]

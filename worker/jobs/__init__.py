@@ -1,1 +1,1 @@
-"""Jobs between backend and worker: contract, queue, masks, worker status. No torch."""
+"""Jobs between backend and worker: contract, queue, masks, status of workers. No torch."""

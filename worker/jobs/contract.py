@@ -1,7 +1,7 @@
-"""The job contract between the backend and the worker: what is asked, what comes back.
+"""The job contract between backend and worker: requests and results as they travel through the queue.
 
-Both sides import it, so it needs neither torch nor Redis. Everything is JSON: RQ runs with its JSON
-serializer, because a pickle in a shared queue is remote code execution.
+Both sides import it, so it needs neither torch nor Redis. Everything is JSON: RQ uses its JSON serializer,
+because a pickle in a shared queue would be remote code execution.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class _Message(BaseModel):
 
 
 class Turn(_Message):
-    """One earlier question about the same image and the model's answer, codebook tokens left out."""
+    """An earlier prompt about the same image and the model's answer, without codebook tokens."""
 
     prompt: str = Field(max_length=MAX_PROMPT_CHARS)
     answer: str
@@ -30,9 +30,17 @@ class Turn(_Message):
 class SegmentJob(_Message):
     """A prompt about one image.
 
-    `image` is what the task holds: an http(s) URL, a Label Studio path (`/data/upload/...`,
-    `/data/local-files/?d=...`) or a `data:` URL. `model_version` is the version the backend saw serving;
-    it is part of the identity, so that a promoted version answers afresh.
+    Attributes:
+        version: The version of this contract.
+        image: The image as the task holds it: an http(s) URL, a Label Studio path (`/data/upload/...`,
+            `/data/local-files/?d=...`) or a `data:` URL.
+        prompt: What to segment, in words.
+        history: Earlier turns about the image, oldest first.
+        model_version: The version that serves the project, as the backend saw it. It is part of the job's
+            identity, so that a newly promoted version computes the answer again.
+        priority: `interactive` while an annotator waits, else `batch`.
+        project: The number of the project in Label Studio.
+        task: The number of the task in Label Studio.
     """
 
     version: Literal[1] = CONTRACT_VERSION
@@ -46,14 +54,16 @@ class SegmentJob(_Message):
 
     @property
     def job_id(self) -> str:
-        """Identity of the computation: the same question asked twice is one job (RQ's id alphabet)."""
-        asked = self.model_dump_json(include={"version", "image", "prompt", "history", "model_version"})
-        return "seg-" + hashlib.sha256(asked.encode()).hexdigest()[:32]
+        """RQ's id of the job: a hash of what determines the answer, so that equal prompts are one job."""
+        identity = self.model_dump_json(include={"version", "image", "prompt", "history", "model_version"})
+        return "seg-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 class WarmJob(_Message):
-    """An image about which somebody is likely to ask soon; `image` and `model_version` are as in SegmentJob.
-    It has no answer: the worker only prepares for the prompt to come."""
+    """An image for which a prompt is likely to follow soon; the fields are those of SegmentJob.
+
+    It has no result: the worker computes and caches what depends on the image alone.
+    """
 
     version: Literal[1] = CONTRACT_VERSION
     image: str = Field(min_length=1)
@@ -63,20 +73,27 @@ class WarmJob(_Message):
 
     @property
     def job_id(self) -> str:
-        """The same image opened twice is warmed once."""
-        named = self.model_dump_json(include={"version", "image", "model_version"})
-        return "warm-" + hashlib.sha256(named.encode()).hexdigest()[:32]
+        """RQ's id of the job: equal for the same image and version, so that it is warmed once."""
+        identity = self.model_dump_json(include={"version", "image", "model_version"})
+        return "warm-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
 class CocoRLE(_Message):
-    """A mask as pycocotools compresses it; `size` is (height, width)."""
+    """A mask in pycocotools' compressed run-length encoding; `size` is (height, width)."""
 
     size: tuple[int, int]
     counts: str
 
 
 class TargetResult(_Message):
-    """One target: `phrase` named it, `score` is in 0..1, `box` is x0, y0, x1, y1 in pixels, end exclusive."""
+    """One segmented target.
+
+    Attributes:
+        phrase: The words of the answer that name it.
+        score: Mean confidence inside the mask, 0..1.
+        box: x0, y0, x1, y1 in pixels, end exclusive; all 0 for an empty mask.
+        mask: The mask, of the image's size.
+    """
 
     phrase: str
     score: float
@@ -85,7 +102,19 @@ class TargetResult(_Message):
 
 
 class SegmentResult(_Message):
-    """The model's answer. `warnings` are sentences for the annotator; `timings` are seconds per stage."""
+    """The model's answer to a SegmentJob.
+
+    Attributes:
+        version: The version of this contract.
+        job_id: The id of the job.
+        answer: The model's text, with `[1]`, `[2]` where it named target 1, 2.
+        targets: The targets, in the order of the answer.
+        width: The image's width in pixels.
+        height: The image's height in pixels.
+        model_version: The version that answered.
+        warnings: Sentences for the annotator.
+        timings: Seconds per stage.
+    """
 
     version: Literal[1] = CONTRACT_VERSION
     job_id: str

@@ -1,4 +1,4 @@
-"""The queues of the worker and the functions that RQ finds by name in them. Every job path stands here."""
+"""Names of the worker's queues, and the paths of the functions that RQ calls by name."""
 
 from __future__ import annotations
 

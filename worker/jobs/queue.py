@@ -1,7 +1,7 @@
-"""The backend's end of the queue: ask, look up, wait. It needs no torch.
+"""The backend's end of the queue: enqueue a prompt, look up its state, wait for its answer. No torch.
 
-A question is one RQ job named by its content, so that asking twice computes once. Answers are kept for
-`result_ttl_s`; a question that failed may be asked again. Images to be warmed have a queue of their own.
+A prompt is one RQ job. Its id is a hash of its content, so that the same prompt is computed once. Answers are
+kept for `result_ttl_s`; a prompt that failed may be enqueued again. Warming images has a queue of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, Literal, cast
 
 import redis.asyncio
@@ -23,53 +22,32 @@ from redis.retry import Retry
 from rq import Queue
 from rq import Retry as JobRetry
 from rq.job import Job
-from rq.registry import FailedJobRegistry, StartedJobRegistry
+from rq.registry import StartedJobRegistry
 from rq.results import Result
-from rq.utils import now
 
 from worker.jobs import names
 from worker.jobs.contract import Priority, SegmentJob, SegmentResult, WarmJob
-from worker.jobs.status import WorkerStatus, published
+from worker.jobs.rq_internals import UniqueEnqueue, is_death_of_worker
+from worker.jobs.status import WorkerStatus, live_workers
 from worker.settings import Settings
 
-# In the order in which workers serve them. Warming comes before batch jobs, because after a thousand of those
-# it would be too late to be of use.
+# In the order in which workers serve them. Warming comes before batch jobs: after a thousand of those it
+# would be too late.
 QUEUE_NAMES: dict[Priority | Literal["warm"], str] = {
     "interactive": names.INTERACTIVE_QUEUE,
     "warm": names.WARM_QUEUE,
     "batch": names.BATCH_QUEUE,
 }
-# A job is begun at most three times: what kills three workers in a row is not run a fourth time.
+# A job is started at most three times: what kills three workers in a row is not run a fourth time.
 RETRIES = 2
 WAITING_TTL_S = 24 * 3600
-# After this time the prompt has come, or its author has gone on; and so long an image counts as warmed.
+# A warm job is dropped after this time in the queue, and done again no sooner: by then the prompt has come,
+# or its author has moved on.
 WARM_TTL_S = 60
-MAX_WAITERS = 1000
+MAX_WAITERS = 1000  # connections that wait for an answer at the same time
 
 _DIED = f"The worker died while it worked on this, {RETRIES + 1} times in a row; it is not tried again."
 _MISMATCH = "The backend and the worker are of different releases; update both."
-
-# Puts a job into its queue unless it is known. A failure is forgotten first; a job that waits in the batch
-# queue and is now asked for in another is moved.
-# KEYS: the job, its answers, its queue, the batch queue, RQ's set of queues, the failures of each queue.
-# ARGV: the job's id, its queue's name, how many seconds it may wait, its fields.
-_PUT = """
-local status = redis.call('HGET', KEYS[1], 'status')
-if status == 'failed' or status == 'stopped' or status == 'canceled' then
-  redis.call('DEL', KEYS[1], KEYS[2])
-  for nth = 6, #KEYS do redis.call('ZREM', KEYS[nth], ARGV[1]) end
-  status = false
-end
-if not status then
-  redis.call('HSET', KEYS[1], unpack(ARGV, 4))
-  redis.call('EXPIRE', KEYS[1], ARGV[3])
-  redis.call('RPUSH', KEYS[3], ARGV[1])
-  redis.call('SADD', KEYS[5], KEYS[3])
-elseif KEYS[4] ~= KEYS[3] and redis.call('LREM', KEYS[4], 1, ARGV[1]) == 1 then
-  redis.call('RPUSH', KEYS[3], ARGV[1])
-  redis.call('HSET', KEYS[1], 'origin', ARGV[2])
-end
-"""
 
 
 class QueueUnavailable(Exception):
@@ -78,8 +56,14 @@ class QueueUnavailable(Exception):
 
 @dataclass(frozen=True)
 class JobState:
-    """Where a question stands. `ahead` counts the waiting jobs before a queued one; `reason` says why it
-    failed; `unknown` means never asked, or asked so long ago that the answer is gone."""
+    """The state of a prompt.
+
+    Attributes:
+        status: `unknown` means never enqueued, or so long ago that the answer has expired.
+        ahead: How many jobs wait in front of a queued one.
+        result: The answer of a finished job.
+        reason: Why a job failed, in one sentence.
+    """
 
     status: Literal["queued", "running", "finished", "failed", "unknown"]
     ahead: int | None = None
@@ -89,7 +73,7 @@ class JobState:
 
 @dataclass(frozen=True)
 class QueueDepth:
-    """Jobs waiting in each queue, and jobs being computed; `running_interactive` are among those."""
+    """Numbers of jobs: waiting in each queue, running, and running out of the interactive queue."""
 
     interactive: int
     warm: int
@@ -99,19 +83,19 @@ class QueueDepth:
 
 
 def connect(url: str) -> Redis:
-    """A client for short commands: it gives up within about two seconds when Redis does not answer."""
+    """Connect for short commands: each gives up after about two seconds when Redis does not answer."""
     return Redis.from_url(
         url, socket_connect_timeout=1, socket_timeout=2, retry=Retry(ConstantBackoff(0.1), 1)
     )
 
 
 def connect_blocking(url: str) -> Redis:
-    """A client for commands that wait on the server, without the 5 s limit redis-py sets by itself."""
+    """Connect for commands that wait on the server: redis-py's own limit of 5 s is off."""
     return Redis.from_url(url, socket_timeout=None, socket_connect_timeout=5, health_check_interval=30)
 
 
 class SegmentQueue:
-    """Questions in, answers out. The methods are quick and synchronous; `wait` and `ask` are for asyncio.
+    """Prompts in, answers out. All methods are quick and synchronous, except `wait`, which is for asyncio.
 
     Every method raises QueueUnavailable when Redis cannot be used.
     """
@@ -127,52 +111,60 @@ class SegmentQueue:
             max_connections=MAX_WAITERS,
         )
         self._queues = {
-            line: Queue(name, connection=self._connection, serializer="json")
-            for line, name in QUEUE_NAMES.items()
+            kind: Queue(name, connection=self._connection, serializer="json")
+            for kind, name in QUEUE_NAMES.items()
         }
-        self._put_script = self._connection.register_script(_PUT)
+        self._enqueue_unique = UniqueEnqueue(self._connection, self._queues.values(), self._queues["batch"])
 
     def enqueue(self, job: SegmentJob) -> None:
-        """Asks, unless the same question is waiting, running or answered already. An interactive request for
-        a question that waits as batch moves it to the interactive queue."""
+        """Enqueue a prompt, unless the same one is waiting, running or answered already.
+
+        A prompt that waits in the batch queue and is now enqueued as interactive moves to that queue.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
         retry = JobRetry(max=RETRIES)
-        self._put(names.SEGMENT, job, self._queues[job.priority], WAITING_TTL_S, self._result_ttl_s, retry)
+        self._enqueue(
+            names.SEGMENT, job, self._queues[job.priority], WAITING_TTL_S, self._result_ttl_s, retry
+        )
 
     def enqueue_warm(self, job: WarmJob) -> None:
-        """Has a worker look at an image ahead of a prompt, unless that was asked a moment ago."""
-        self._put(names.WARM, job, self._queues["warm"], WARM_TTL_S, WARM_TTL_S)
+        """Enqueue the preparation of an image, unless that was done in the last WARM_TTL_S seconds.
 
-    def _put(
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
+        self._enqueue(names.WARM, job, self._queues["warm"], WARM_TTL_S, WARM_TTL_S)
+
+    def _enqueue(
         self,
         function: str,
         message: SegmentJob | WarmJob,
         queue: Queue,
-        wait_s: int,
-        keep_s: int,
+        waiting_ttl_s: int,
+        result_ttl_s: int,
         retry: JobRetry | None = None,
     ) -> None:
-        """RQ's unique `enqueue_call` and what `_PUT` does beside it, in one command instead of four."""
         job = queue.create_job(
             function,
             args=(message.model_dump(mode="json"),),
             job_id=message.job_id,
-            ttl=wait_s,
-            result_ttl=keep_s,
-            failure_ttl=keep_s,
+            ttl=waiting_ttl_s,
+            result_ttl=result_ttl_s,
+            failure_ttl=result_ttl_s,
             retry=retry,
             description=f"{function} (project {message.project}, task {message.task})",
         )
-        job.origin, job.enqueued_at = queue.name, now()
-        lists = [queue.key, self._queues["batch"].key, Queue.redis_queues_keys]
-        failures = [FailedJobRegistry(queue=each).key for each in self._queues.values()]
-        fields = chain.from_iterable(job.to_dict().items())
         with self._available():
-            self._put_script(
-                keys=[job.key, Result.get_key(job.id), *lists, *failures],
-                args=[job.id, queue.name, wait_s, *fields],
-            )
+            self._enqueue_unique(job, queue, waiting_ttl_s)
 
     def state(self, job_id: str) -> JobState:
+        """Look up the state of a prompt by the id of its job.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
         interactive, batch = self._queues["interactive"].key, self._queues["batch"].key
         with self._available(), self._connection.pipeline() as pipe:
             pipe.hget(Job.key_for(job_id), "status")
@@ -188,7 +180,7 @@ class SegmentQueue:
                 return JobState("queued", ahead=in_interactive)
             case b"queued" if in_batch is not None:
                 return JobState("queued", ahead=interactive_count + in_batch)
-            case b"queued":  # taken out by a worker that is about to begin
+            case b"queued":  # taken by a worker that is about to start it
                 return JobState("queued", ahead=0)
             case b"started":
                 return JobState("running")
@@ -196,7 +188,18 @@ class SegmentQueue:
                 return JobState("unknown")
 
     async def wait(self, job_id: str, timeout_s: float) -> JobState:
-        """Waits for the answer without a thread; after `timeout_s` returns the state the job is in then."""
+        """Wait for the answer of a job, without a thread.
+
+        Args:
+            job_id: The id of the job.
+            timeout_s: How long to wait at most.
+
+        Returns:
+            The job's state: finished or failed, or any other after `timeout_s`.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
         if timeout_s > 0:
             block_ms = max(1, round(timeout_s * 1000))
             with self._available():
@@ -207,12 +210,12 @@ class SegmentQueue:
                 return self._outcome(job_id, *entries[-1])
         return await asyncio.to_thread(self.state, job_id)
 
-    async def ask(self, job: SegmentJob, timeout_s: float) -> JobState:
-        """`enqueue`, then `wait`."""
-        await asyncio.to_thread(self.enqueue, job)
-        return await self.wait(job.job_id, timeout_s)
-
     def depth(self) -> QueueDepth:
+        """Count the jobs in each queue.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
         with self._available(), self._connection.pipeline() as pipe:
             for queue in self._queues.values():
                 pipe.llen(queue.key)
@@ -222,11 +225,16 @@ class SegmentQueue:
         return QueueDepth(interactive, warm, batch, sum(running), running[0])
 
     def worker_status(self) -> tuple[WorkerStatus, ...]:
-        """The living workers, those that are ready first; empty when none runs."""
+        """The status of every live worker, ready ones first.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
         with self._available():
-            return published(self._connection)
+            return live_workers(self._connection)
 
     async def aclose(self) -> None:
+        """Close the connections."""
         await self._waiting.aclose()
         self._connection.close()
 
@@ -253,7 +261,5 @@ class SegmentQueue:
 
 
 def _reason(recorded: str) -> str:
-    """A worker records one sentence; RQ's own words stand where no worker lived to do so."""
-    if "AbandonedJobError" in recorded or "intermediate queue" in recorded:
-        return _DIED
-    return recorded
+    """The sentence that a worker recorded, or ours where RQ recorded the worker's death."""
+    return _DIED if is_death_of_worker(recorded) else recorded

@@ -1,24 +1,25 @@
-"""Whether a candidate may take the serving version's place: on the same questions, better by more than luck.
+"""The gate: whether a candidate may replace the serving version, being better by more than chance.
 
-Questions of one image are not independent, so images are what is drawn in the bootstrap (Efron and
-Tibshirani, 1993): it asks how the mean difference would vary had other images been held out.
+Both answer the same questions. Questions about one image are not independent, so the bootstrap (Efron and
+Tibshirani, 1993) resamples images: it estimates how the mean difference would vary with other images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-DRAWS = 10_000
+BOOTSTRAP_DRAWS = 10_000
 CONFIDENCE = 0.95  # share of draws in which the candidate must be ahead
 
 
 @dataclass(frozen=True)
 class Pair:
-    """IoU of both versions on one question; `image` tells which image it belongs to."""
+    """The IoU of both versions on one question about `image`."""
 
     image: str
     serving: float
@@ -27,8 +28,13 @@ class Pair:
 
 @dataclass(frozen=True)
 class Rules:
-    """`margin`: the least rise of gIoU on held-out corrections. `regression`: the largest fall on the
-    regression set. `min_images`: held-out images below which nothing is decided."""
+    """What a candidate must achieve.
+
+    Attributes:
+        margin: The least rise of gIoU on held-out corrections.
+        regression: The largest fall of gIoU on the regression set.
+        min_images: With fewer held-out images nothing is promoted.
+    """
 
     margin: float = 0.01
     regression: float = 0.03
@@ -37,8 +43,20 @@ class Rules:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`promote`, and `why` in a sentence; the figures are means over images of the mean over questions.
-    `ahead` is the share of bootstrap draws in which the candidate is better."""
+    """The gate's decision. IoU figures are means over images of the mean over an image's questions.
+
+    Attributes:
+        promote: Whether the candidate may serve.
+        why: The reason, in one sentence.
+        images: The number of held-out images.
+        serving: gIoU of the serving version on them.
+        candidate: gIoU of the candidate on them.
+        ahead: Share of bootstrap draws in which the candidate is better.
+        low: Lower bound of the difference in the bootstrap (5 %).
+        high: Upper bound of the difference in the bootstrap (95 %).
+        regression_serving: gIoU of the serving version on the regression set.
+        regression_candidate: gIoU of the candidate on the regression set.
+    """
 
     promote: bool
     why: str
@@ -52,61 +70,83 @@ class Verdict:
     regression_candidate: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values, rounded to four decimals."""
         return {key: round(v, 4) if isinstance(v, float) else v for key, v in asdict(self).items()}
 
 
 def judge(held_out: Sequence[Pair], regression: Sequence[Pair], rules: Rules, seed: int = 0) -> Verdict:
-    """The verdict; the same for the same pairs and seed.
+    """Decide about a candidate; deterministic for the same arguments.
 
     >>> better = [Pair(str(n), 0.4, 0.5 + n / 100) for n in range(8)]
     >>> judge(better, [Pair("r", 0.8, 0.79)], Rules()).promote
     True
     >>> judge(better[:2], [], Rules()).why
     'too little data: 2 held-out images, 5 are needed'
+
+    Args:
+        held_out: Questions about held-out corrections.
+        regression: Questions of the regression set.
+        rules: What the candidate must achieve.
+        seed: Of the bootstrap.
+
+    Returns:
+        The verdict.
     """
-    ours, theirs = _per_image(held_out, "candidate"), _per_image(held_out, "serving")
-    images = len(ours)
+    candidate, serving = _per_image(held_out, _candidate), _per_image(held_out, _serving)
+    images = len(candidate)
     if images < rules.min_images:
         return Verdict(
             False, f"too little data: {images} held-out images, {rules.min_images} are needed", images
         )
-    differences = ours - theirs
+    differences = candidate - serving
     rng = np.random.default_rng(seed)
-    means = differences[rng.integers(images, size=(DRAWS, images))].mean(1)
+    means = differences[rng.integers(images, size=(BOOTSTRAP_DRAWS, images))].mean(1)
     ahead = float((means > 0).mean())
     low, high = (float(np.quantile(means, q)) for q in (1 - CONFIDENCE, CONFIDENCE))
-    before = float(_per_image(regression, "serving").mean()) if regression else 0.0
-    after = float(_per_image(regression, "candidate").mean()) if regression else 0.0
-    rise = float(differences.mean())
-    if rise < rules.margin or rise <= 0:
-        promote, why = (
-            False,
-            f"gIoU on held-out corrections changes by {rise:+.3f}, {rules.margin:+g} is needed",
-        )
-    elif ahead < CONFIDENCE:
-        promote, why = (
-            False,
-            f"{rise:+.3f} on held-out corrections may be chance: ahead in {ahead:.0%} of draws",
-        )
-    elif (lost := fall(regression)) > rules.regression:
-        promote, why = False, f"the regression set falls by {lost:.3f}, {rules.regression:g} is allowed"
-    else:
-        promote, why = True, f"{rise:+.3f} on {images} held-out images, ahead in {ahead:.0%} of draws"
+    promote, why = _decide(float(differences.mean()), ahead, regression_loss(regression), images, rules)
     return Verdict(
-        promote, why, images, float(theirs.mean()), float(ours.mean()), ahead, low, high, before, after
+        promote,
+        why,
+        images,
+        float(serving.mean()),
+        float(candidate.mean()),
+        ahead,
+        low,
+        high,
+        float(_per_image(regression, _serving).mean()) if regression else 0.0,
+        float(_per_image(regression, _candidate).mean()) if regression else 0.0,
     )
 
 
-def fall(regression: Sequence[Pair]) -> float:
-    """By how much gIoU on the regression set is lower with the candidate."""
+def _decide(gain: float, ahead: float, loss: float, images: int, rules: Rules) -> tuple[bool, str]:
+    """Whether to promote, and why."""
+    if gain < rules.margin or gain <= 0:
+        return False, f"gIoU on held-out corrections changes by {gain:+.3f}, {rules.margin:+g} is needed"
+    if ahead < CONFIDENCE:
+        return False, f"{gain:+.3f} on held-out corrections may be chance: ahead in {ahead:.0%} of draws"
+    if loss > rules.regression:
+        return False, f"the regression set falls by {loss:.3f}, {rules.regression:g} is allowed"
+    return True, f"{gain:+.3f} on {images} held-out images, ahead in {ahead:.0%} of draws"
+
+
+def regression_loss(regression: Sequence[Pair]) -> float:
+    """How much lower gIoU on the regression set is with the candidate; negative when it is higher."""
     if not regression:
         return 0.0
-    return float((_per_image(regression, "serving") - _per_image(regression, "candidate")).mean())
+    return float((_per_image(regression, _serving) - _per_image(regression, _candidate)).mean())
 
 
-def _per_image(pairs: Sequence[Pair], which: str) -> np.ndarray:
-    """(images,) mean IoU of each image's questions, in the order in which images come."""
-    found: dict[str, list[float]] = {}
+def _serving(pair: Pair) -> float:
+    return pair.serving
+
+
+def _candidate(pair: Pair) -> float:
+    return pair.candidate
+
+
+def _per_image(pairs: Sequence[Pair], iou: Callable[[Pair], float]) -> npt.NDArray[np.float64]:
+    """(images,) mean IoU of each image's questions, in the order of first appearance."""
+    ious: dict[str, list[float]] = {}
     for pair in pairs:
-        found.setdefault(pair.image, []).append(getattr(pair, which))
-    return np.array([np.mean(ious) for ious in found.values()])
+        ious.setdefault(pair.image, []).append(iou(pair))
+    return np.array([np.mean(values) for values in ious.values()])

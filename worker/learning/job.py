@@ -1,7 +1,7 @@
-"""One retraining, from requested run to published version; RQ calls `run` by name, in a process of its own.
+"""The training job: from a requested run to a published version. RQ calls `run` in a process of its own.
 
-Whatever ends it early, all that served before serves on: a version is published whole, and the pointer moves
-last. Killed, it is run again and goes on from its last checkpoint.
+Whatever ends it early, the versions that served before still serve: a version is published as a whole, and
+the pointer to it moves last. A run that is killed is started again and resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -11,9 +11,8 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,64 +21,131 @@ from redis.exceptions import RedisError
 from rq import get_current_job
 
 from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
+from worker.learning.project_lock import ProjectLock
+from worker.learning.recipe import ReplayMix, recipe_for
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
-from worker.store.registry import Manifest, Registry, RegistryError
+from worker.store.registry import Manifest, Registry, RegistryError, split_name
 from worker.store.tables import TrainingRun, now
 
 if TYPE_CHECKING:
+    from pixellm_model import Segmenter
     from pixellm_model.learning.finetune import FineTuneRecipe, Progress
-    from pixellm_model.samples import Sample
+    from worker.learning.candidate import Evaluated
 
 log = logging.getLogger(__name__)
 
-REHEARSAL = Path(__file__).parent / "replay"
-LOCK_S = 120  # a dead run's hold on its project ends after this time
+REPLAY = Path(__file__).parent / "replay"
 REPORT_EVERY_S = 1.0
-YIELD_LOOK_S = 0.2
-LONGEST_YIELD_S = 60.0  # for one step; annotators who never stop asking do not stop training for good
-# Steps are what a run costs: 50 corrections take some minutes on two CPU cores, ten thousand not days.
-EPOCHS, LEAST_STEPS, MOST_STEPS = 10, 60, 2000
+QUEUE_POLL_S = 0.2
+MAX_PAUSE_S = 60.0  # of one step; annotators who never stop asking must not stop training for good
+ADAPTER_NAME_CHARS = 12
 
 
 class NothingToLearn(Exception):
-    """A run that has no data or nothing new; the message says which."""
+    """A run without data or without anything new to learn; the message says which."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """What a run trains: everything that is known before the first step.
+
+    Attributes:
+        base: The base model.
+        snapshot: The frozen corrections.
+        samples: What is trained on.
+        recipe: How it is trained.
+        parent: The version that serves the project now.
+        adapter: The name of the new version's adapter, a hash of base, snapshot and recipe.
+    """
+
+    base: Segmenter
+    snapshot: dataset.Snapshot
+    samples: ReplayMix
+    recipe: FineTuneRecipe
+    parent: str
+    adapter: str
+
+    @property
+    def version(self) -> str:
+        """The name of the new version."""
+        return f"{self.base.version}+{self.adapter}"
 
 
 def run(number: int) -> str:
-    """Does training run `number`; returns what became of it."""
+    """Do a training run; RQ calls it.
+
+    Args:
+        number: The id of the run's row in `training_runs`.
+
+    Returns:
+        What became of it: `promoted`, `rejected`, `skipped` or `failed`; `done before` when it has ended
+        already.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be used; RQ starts the run again.
+        RedisError: Redis cannot be used, or another run has taken the project's lock; likewise.
+    """
     settings = WorkerSettings.model_validate({})
     database = Database(settings)
     connection = connect(settings.redis_url)
     with database.session() as session:
-        asked = session.get(TrainingRun, number)
-        if asked is None or asked.state not in runs.OPEN:
+        row = session.get(TrainingRun, number)
+        if row is None or row.state not in runs.OPEN:
             return "done before"
-        project = asked.project
-    with _alone(connection, project, number):
-        return Retraining(settings, database, connection, project, number).run()
+        project = row.project
+    with ProjectLock(connection, project) as lock:
+        return Retraining(settings, database, connection, project, number, lock).run()
 
 
 class Retraining:
+    """One training run of a project."""
+
     def __init__(
-        self, settings: WorkerSettings, database: Database, connection: Redis, project: str, number: int
+        self,
+        settings: WorkerSettings,
+        database: Database,
+        connection: Redis,
+        project: str,
+        number: int,
+        lock: ProjectLock,
     ) -> None:
+        """Set up the run; nothing is read or written yet.
+
+        Args:
+            settings: The worker's settings.
+            database: Where the run's row and the corrections are.
+            connection: Redis, for short commands.
+            project: The project's number in Label Studio.
+            number: The id of the run's row.
+            lock: The project's lock, held by this run.
+        """
         self.settings, self.database, self.connection = settings, database, connection
         self.project, self.number = project, number
         self.registry = Registry(settings)
         self.home = settings.data_dir / "training"
-        self._reported = 0.0
+        self._lock = lock
+        self._reported_at = 0.0
         self._snapshot: dataset.Snapshot | None = None
 
     def run(self) -> str:
+        """Train, judge and publish, and record the outcome in the run's row.
+
+        Returns:
+            `promoted`, `rejected`, `skipped` or `failed`.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be used.
+            RedisError: Redis cannot be used, or another run has taken the project's lock.
+        """
         try:
             manifest = self._run()
         except NothingToLearn as nothing:
             self._end("skipped", error=str(nothing))
             return "skipped"
-        except (DatabaseUnavailable, RedisError):  # theirs, not the run's: RQ runs it again
+        except (DatabaseUnavailable, RedisError):  # not the run's fault: RQ starts it again
             raise
-        except Exception as error:  # whatever it is, it would be so again
+        except Exception as error:  # whatever it is, a second attempt would fail as well
             log.error("training %d failed", self.number, exc_info=error)
             self._end("failed", error=str(error) or type(error).__name__)
             return "failed"
@@ -88,89 +154,119 @@ class Retraining:
         return state
 
     def _run(self) -> Manifest:
-        from pixellm_model import Segmenter
-        from pixellm_model.data import read_samples
-        from pixellm_model.learning.finetune import fine_tune
-        from worker.learning.candidate import Trial
+        self._update(state="running", stage="data", started_at=now(), error=None)
+        snapshot = self._freeze_data()
+        self._check_enough_data(snapshot)
+        plan = self._plan(snapshot)
+        self._update(stage="training", version=plan.version)
+        adapter_folder = self._train(plan)
+        self._update(stage="evaluating", seconds_left=None)
+        evaluated = self._evaluate(plan, adapter_folder)
+        return self._publish(plan, evaluated)
 
-        self._note(state="running", stage="data", started_at=now(), error=None)
-        found = dataset.corrections_of(self.database, self.project)
-        if not found:
+    def _freeze_data(self) -> dataset.Snapshot:
+        corrections = dataset.corrections_of(self.database, self.project)
+        if not corrections:
             raise NothingToLearn("there are no corrections to learn from yet")
-        snapshot = dataset.freeze(found, Blobs(self.settings), self.home / "snapshots")
+        snapshot = dataset.freeze(corrections, Blobs(self.settings), self.home / "snapshots")
         self._snapshot = snapshot
-        self._note(
+        self._update(
             data={
                 "snapshot": snapshot.hash,
-                "corrections": len(found),
+                "corrections": len(corrections),
                 "train": snapshot.train,
                 "held_out": snapshot.held_out,
                 "targets": snapshot.targets,
             }
         )
+        return snapshot
+
+    def _check_enough_data(self, snapshot: dataset.Snapshot) -> None:
         if not snapshot.train:
             raise NothingToLearn(f"all {snapshot.held_out} images are held out; correct more")
         if snapshot.held_out < self.settings.gate_min_held_out:
-            # The gate could not promote what would come of it, and training may take hours.
+            # The gate could not promote the result, and training may take hours.
             raise NothingToLearn(
                 f"too little data: {snapshot.held_out} of {snapshot.train + snapshot.held_out} images are "
                 f"held out to measure on, {self.settings.gate_min_held_out} are needed; correct more images, "
                 "or lower GATE_MIN_HELD_OUT"
             )
+
+    def _plan(self, snapshot: dataset.Snapshot) -> TrainingPlan:
+        from pixellm_model import Segmenter
+        from pixellm_model.data import read_samples
+
         corrections = read_samples(snapshot.folder, split="train")
-        rehearsal = read_samples(self.settings.rehearsal_data or REHEARSAL)
-        train = Rehearsed(corrections, rehearsal)
-        recipe = recipe_for(len(train), self.settings.retrain_recipe)
+        samples = ReplayMix(corrections, read_samples(self.settings.replay_data or REPLAY))
+        recipe = recipe_for(len(samples), self.settings.retrain_recipe)
         base = Segmenter.from_pretrained(
             self.settings.model_dir, device=self.settings.device, dtype=self._dtype()
         )
         identity = json.dumps([base.version, snapshot.hash, asdict(recipe)], sort_keys=True)
-        adapter = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        adapter = hashlib.sha256(identity.encode()).hexdigest()[:ADAPTER_NAME_CHARS]
         parent = self.registry.serving(self.project, base.version)
-        if parent == f"{base.version}+{adapter}" or self._known(adapter):
+        plan = TrainingPlan(base, snapshot, samples, recipe, parent, adapter)
+        if parent == plan.version or self._is_published(adapter):
             raise NothingToLearn(f"version {adapter} was trained on the same corrections already")
-        self._note(stage="training", version=f"{base.version}+{adapter}")
-        out = self.home / "runs" / adapter
-        folder = fine_tune(
+        return plan
+
+    def _train(self, plan: TrainingPlan) -> Path:
+        """Fine-tune an adapter, resuming from its last checkpoint; returns the adapter's folder."""
+        from pixellm_model.learning.finetune import fine_tune
+
+        return fine_tune(
             self.settings.model_dir,
-            train,
-            recipe,
-            out,
+            plan.samples,
+            plan.recipe,
+            self._run_folder(plan),
             device=self.settings.device,
             progress=self._progress,
             pause=self._yield_to_annotators,
             quiet=True,
         )
-        self._note(stage="evaluating", seconds_left=None)
-        rival = base
-        if parent != base.version:
-            served = parent.partition("+")[2]
-            rival = base.with_adapter(self.registry.folder(served), served)
-        trial = Trial(self.settings, base, rival, snapshot, self._yield_to_annotators)
-        softened, verdict, metrics = trial.best_of(folder, out)
+
+    def _evaluate(self, plan: TrainingPlan, adapter_folder: Path) -> Evaluated:
+        """Choose the share of what was learned and compare the candidate with the serving version."""
+        from worker.learning.candidate import CandidateEvaluation
+
+        serving = plan.base
+        _, served_adapter = split_name(plan.parent)
+        if served_adapter is not None:
+            serving = plan.base.with_adapter(self.registry.folder(served_adapter), served_adapter)
+        evaluation = CandidateEvaluation(
+            self.settings, plan.base, serving, plan.snapshot, self._yield_to_annotators
+        )
+        return evaluation.choose_share(adapter_folder, self._run_folder(plan))
+
+    def _publish(self, plan: TrainingPlan, evaluated: Evaluated) -> Manifest:
+        """Publish the version, promote it if the gate said so, and remove the checkpoints."""
         manifest = self.registry.publish(
-            softened,
+            evaluated.folder,
             {
-                "adapter": adapter,
-                "base": base.version,
-                "parent": parent,
+                "adapter": plan.adapter,
+                "base": plan.base.version,
+                "parent": plan.parent,
                 "project": self.project,
-                "snapshot": snapshot.hash,
-                "recipe": asdict(recipe) | {"share": metrics["share"]},
-                "metrics": metrics,
-                "verdict": verdict,
+                "snapshot": plan.snapshot.hash,
+                "recipe": asdict(plan.recipe) | {"share": evaluated.metrics["share"]},
+                "metrics": evaluated.metrics,
+                "verdict": evaluated.verdict,
             },
         )
         if manifest.verdict["promote"]:
-            self.registry.promote(self.project, adapter, f"training {self.number}: {verdict['why']}")
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+            why = f"training {self.number}: {evaluated.verdict['why']}"
+            self.registry.promote(self.project, plan.adapter, why)
+        shutil.rmtree(self._run_folder(plan) / "checkpoints", ignore_errors=True)
         return manifest
 
+    def _run_folder(self, plan: TrainingPlan) -> Path:
+        return self.home / "runs" / plan.adapter
+
     def _dtype(self) -> str:
-        # Learned in full precision; a worker may round what it serves.
+        # Training needs full precision; workers may round what they serve.
         return "auto" if self.settings.dtype == "int8" else self.settings.dtype
 
-    def _known(self, adapter: str) -> bool:
+    def _is_published(self, adapter: str) -> bool:
         try:
             self.registry.manifest(adapter)
         except RegistryError:
@@ -178,30 +274,33 @@ class Retraining:
         return True
 
     def _yield_to_annotators(self) -> None:
-        """Waits while somebody waits for a prompt, so that the device is theirs."""
-        queue = self._queue()
-        until = time.monotonic() + LONGEST_YIELD_S
+        """Pause while an annotator waits for an answer, so that the device is free for it.
+
+        Raises:
+            LockNotOwnedError: Another run has taken the project's lock.
+        """
+        self._lock.check()
+        deadline = time.monotonic() + MAX_PAUSE_S
         try:
-            self.connection.expire(_lock_key(self.project), LOCK_S)
-            while time.monotonic() < until:
-                depth = queue.depth()
+            while time.monotonic() < deadline:
+                depth = self._segment_queue.depth()
                 if not depth.interactive + depth.warm + depth.running_interactive:
                     return
-                time.sleep(YIELD_LOOK_S)
-        except (QueueUnavailable, RedisError):
+                time.sleep(QUEUE_POLL_S)
+        except QueueUnavailable:
             return
 
-    def _queue(self) -> SegmentQueue:
-        if not hasattr(self, "_segment_queue"):
-            self._segment_queue = SegmentQueue(self.settings)
-        return self._segment_queue
+    @cached_property
+    def _segment_queue(self) -> SegmentQueue:
+        return SegmentQueue(self.settings)
 
     def _progress(self, progress: Progress) -> None:
-        if time.monotonic() < self._reported + REPORT_EVERY_S and progress.step < progress.steps:
+        """Record the progress of training, at most once in REPORT_EVERY_S."""
+        if time.monotonic() < self._reported_at + REPORT_EVERY_S and progress.step < progress.steps:
             return
-        self._reported = time.monotonic()
+        self._reported_at = time.monotonic()
         try:
-            self._note(
+            self._update(
                 step=progress.step,
                 steps=progress.steps,
                 loss=progress.loss,
@@ -210,19 +309,19 @@ class Retraining:
         except (DatabaseUnavailable, RedisError) as error:
             log.warning("training %d goes on, its progress is not shown: %s", self.number, error)
 
-    def _note(self, **values: Any) -> None:
+    def _update(self, **values: Any) -> None:
+        """Set columns of the run's row, and what is simple of them in its RQ job."""
         with self.database.session() as session:
             row = session.get_one(TrainingRun, self.number)
             for name, value in values.items():
                 setattr(row, name, value)
         if job := get_current_job():
-            shown = {name: value for name, value in values.items() if isinstance(value, int | float | str)}
-            job.meta |= shown
+            job.meta |= {name: v for name, v in values.items() if isinstance(v, int | float | str)}
             job.save_meta()
 
     def _end(self, state: str, error: str | None = None, **values: Any) -> None:
         if self._snapshot is not None:
-            # What is deleted in Label Studio must not live on here; the store has the images.
+            # What is deleted in Label Studio must not survive here; the store has the images.
             shutil.rmtree(self._snapshot.folder / "images", ignore_errors=True)
         with self.database.session() as session:
             row = session.get_one(TrainingRun, self.number)
@@ -232,47 +331,3 @@ class Retraining:
         log.info(
             "project %s: training %d is %s%s", self.project, self.number, state, f": {error}" if error else ""
         )
-
-
-class Rehearsed:
-    """Corrections, and for each of them a rehearsed sample: what is only learned and never rehearsed is
-    forgotten (on the mini, corrections alone halved gIoU on other scenes)."""
-
-    def __init__(self, corrections: Sequence[Sample], rehearsal: Sequence[Sample]) -> None:
-        self._corrections, self._rehearsal = corrections, rehearsal
-
-    def __len__(self) -> int:
-        return 2 * len(self._corrections)
-
-    def __getitem__(self, index: int) -> Sample:
-        nth, rehearsed = divmod(index, 2)
-        return self._rehearsal[nth % len(self._rehearsal)] if rehearsed else self._corrections[nth]
-
-
-def recipe_for(images: int, path: Path | None) -> FineTuneRecipe:
-    """The recipe of a retraining on so many images, or the one in a file. Raises DataError."""
-    from pixellm_model.learning.finetune import FineTuneRecipe, steps_of
-
-    if path is not None:
-        return FineTuneRecipe.from_file(path)
-    recipe = FineTuneRecipe(
-        epochs=EPOCHS, lr=4e-4, batch_size=4, warmup_steps=5, max_targets=6, save_steps=20
-    )
-    return replace(recipe, max_steps=min(max(steps_of(recipe, images), LEAST_STEPS), MOST_STEPS))
-
-
-@contextmanager
-def _alone(connection: Redis, project: str, number: int) -> Iterator[None]:
-    """Within it no other run trains this project. A run that was killed comes back to its own lock."""
-    key, mine = _lock_key(project), str(number)
-    while not connection.set(key, mine, nx=True, ex=LOCK_S) and connection.get(key) != mine.encode():
-        time.sleep(1.0)
-    try:
-        yield
-    finally:
-        if connection.get(key) == mine.encode():
-            connection.delete(key)
-
-
-def _lock_key(project: str) -> str:
-    return f"pixellm:training:{project}"

@@ -1,6 +1,6 @@
-"""`python -m worker learn`: does the trainings that are asked for, each in a process of its own.
+"""The learner: a process that does the requested trainings, each in a child process of its own.
 
-Memory comes back when a training ends, and one that is killed takes nobody along.
+A child returns its memory when it ends, and one that is killed leaves the learner alive.
 """
 
 from __future__ import annotations
@@ -22,26 +22,35 @@ from worker.store import Database, DatabaseUnavailable, runs
 
 log = logging.getLogger(__name__)
 
-_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: what the child gets when its parent dies
+_PR_SET_PDEATHSIG = 1  # <sys/prctl.h>: the signal a child gets when its parent dies
 _libc = ctypes.CDLL(None)
 
 
 class TrainingWorker(Worker):
-    """RQ's forking worker; this process must never touch the GPU, or its children could not."""
+    """RQ's forking worker. This process must never use the GPU: after that its children could not."""
 
     @property
     def dequeue_timeout(self) -> float:
+        """Seconds of one wait on the empty queue."""
         return 5.0
 
     def main_work_horse(self, job: Job, queue: Queue) -> None:
-        # A training must not outlive its learner: the next one begins it again, in the same folder.
+        """Run a job in the child process, which ends when the learner dies."""
+        # The next learner starts the training again, in the same folder: the old one must be gone by then.
         if sys.platform == "linux":
             _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         super().main_work_horse(job, queue)
 
 
 def learn(settings: WorkerSettings) -> int:
-    """Works until told to stop; returns the process's exit code."""
+    """Run the learner until it is told to stop.
+
+    Args:
+        settings: The worker's settings.
+
+    Returns:
+        The exit code of the process.
+    """
     configure_logging(settings.log_level)
     try:
         with connect(settings.redis_url) as redis:

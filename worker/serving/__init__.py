@@ -1,1 +1,1 @@
-"""The segmentation worker: a warm model that answers jobs."""
+"""Serving: the warm worker process, its engine, model versions and image cache. No training."""

@@ -1,4 +1,4 @@
-"""The jobs themselves: questions in, the model's answers out. RQ calls `segment` and `warm` by name."""
+"""The functions that RQ calls for a job: `segment` and `warm`, and the engine of models behind them."""
 
 from __future__ import annotations
 
@@ -16,125 +16,174 @@ from pixellm_model import Picture, PromptError, Request
 from worker.images.decode import ImageError
 from worker.jobs.contract import SegmentJob, SegmentResult, TargetResult, WarmJob
 from worker.jobs.masks import to_rle
-from worker.serving.image_cache import Pictures
-from worker.serving.model import Segmentation
+from worker.serving.image_cache import PreparedImageSource
+from worker.serving.model import ModelAnswer
 from worker.serving.versions import Versions
 
 log = logging.getLogger(__name__)
 
 
 class Engine:
-    """Warm models and the way images come to them, up to `batch_size` of them at the same time."""
+    """Answers jobs with the models of `versions`."""
 
-    def __init__(self, versions: Versions, images: Pictures, batch_size: int) -> None:
+    def __init__(self, versions: Versions, images: PreparedImageSource, batch_size: int) -> None:
+        """Set up the engine.
+
+        Args:
+            versions: The models.
+            images: Where images come from.
+            batch_size: How many images are fetched at the same time.
+        """
         self._versions = versions
         self._images = images
         self._threads = ThreadPoolExecutor(batch_size, thread_name_prefix="fetch")
 
     def segment(self, jobs: Sequence[SegmentJob]) -> list[SegmentResult | ImageError | PromptError]:
-        """Answers `jobs`, in order, in one call of each version's model. One without an image, or with a
-        prompt that the model does not take, has the reason in place of an answer. Raises what the model
-        raises."""
-        timings: dict[str, float] = {}
-        with _timed("fetch", timings):
+        """Answer several jobs, with one call of the model for each version they name.
+
+        Args:
+            jobs: The prompts.
+
+        Returns:
+            For each job, in order, the result, or the reason why its image cannot be had or its prompt not be
+            taken.
+
+        Raises:
+            Exception: Whatever the model raises; then no job is answered.
+        """
+        fetch_timings: dict[str, float] = {}
+        with _timed("fetch", fetch_timings):
             images = self._fetch(jobs)
-        answers: dict[int, SegmentResult | ImageError | PromptError] = {}
+        results: dict[int, SegmentResult | ImageError | PromptError] = {}
         pictures: dict[int, Picture] = {}
-        for place, image in enumerate(images):
+        for index, image in enumerate(images):
             if isinstance(image, ImageError):
-                answers[place] = image
+                results[index] = image
             else:
-                pictures[place] = image
-        for version in dict.fromkeys(jobs[place].model_version for place in pictures):
-            model, excuse = self._versions.of(version)
-            places = [place for place in pictures if jobs[place].model_version == version]
-            found = model.segment_batch([_question(jobs[place], pictures[place]) for place in places])
-            for place, answer in zip(places, found, strict=True):
-                answers[place] = (
+                pictures[index] = image
+        for version in dict.fromkeys(jobs[index].model_version for index in pictures):
+            model, warning = self._versions.model_for(version)
+            indices = [index for index in pictures if jobs[index].model_version == version]
+            answers = model.segment_batch([_request(jobs[index], pictures[index]) for index in indices])
+            for index, answer in zip(indices, answers, strict=True):
+                results[index] = (
                     answer
                     if isinstance(answer, PromptError)
-                    else _result(jobs[place], pictures[place], answer, model.version, excuse, timings)
+                    else _result(jobs[index], pictures[index], answer, model.version, warning, fetch_timings)
                 )
-        return [answers[place] for place in range(len(jobs))]
+        return [results[index] for index in range(len(jobs))]
 
     def warm(self, job: WarmJob) -> None:
-        """Raises ImageError when the image cannot be had, and whatever the model raises."""
-        self._versions.of(job.model_version)[0].warm(self._images.load(job.image, job.task))
+        """Prepare for prompts about an image.
+
+        Args:
+            job: The image and the version.
+
+        Raises:
+            ImageError: The image cannot be fetched or decoded.
+        """
+        model, _ = self._versions.model_for(job.model_version)
+        model.warm(self._images.load(job.image, job.task))
 
     def _fetch(self, jobs: Sequence[SegmentJob]) -> list[Picture | ImageError]:
-        """The picture of each job, or why it cannot be had. Each is fetched once, all of them at once."""
-        wanted = dict.fromkeys((job.image, job.task) for job in jobs)
-        together = self._threads.map if len(wanted) > 1 else map
-        found = dict(zip(wanted, together(self._load, wanted), strict=True))
-        return [found[job.image, job.task] for job in jobs]
+        """The image of each job, or why it cannot be had. Each is fetched once, all at the same time."""
+        references = dict.fromkeys((job.image, job.task) for job in jobs)
+        run = self._threads.map if len(references) > 1 else map
+        loaded = dict(zip(references, run(self._load, references), strict=True))
+        return [loaded[job.image, job.task] for job in jobs]
 
-    def _load(self, wanted: tuple[str, str | None]) -> Picture | ImageError:
+    def _load(self, reference_and_task: tuple[str, str | None]) -> Picture | ImageError:
         try:
-            return self._images.load(*wanted)
+            return self._images.load(*reference_and_task)
         except ImageError as error:
             return error
 
 
-def _question(job: SegmentJob, image: Picture) -> Request:
+def _request(job: SegmentJob, image: Picture) -> Request:
     return Request(image, job.prompt, tuple((turn.prompt, turn.answer) for turn in job.history))
 
 
 def _result(
     job: SegmentJob,
     image: Picture,
-    found: Segmentation,
+    answer: ModelAnswer,
     version: str,
-    excuse: str | None,
-    timings: Mapping[str, float],
+    warning: str | None,
+    fetch_timings: Mapping[str, float],
 ) -> SegmentResult:
-    own = {**timings, **found.timings}
+    timings = {**fetch_timings, **answer.timings}
     height, width = image.original
-    with _timed("masks", own):
+    with _timed("masks", timings):
         targets = tuple(
             TargetResult(
                 phrase=target.phrase, score=float(target.score), box=target.box, mask=to_rle(target.mask)
             )
-            for target in found.targets
+            for target in answer.targets
         )
     return SegmentResult(
         job_id=job.job_id,
-        answer=found.answer,
+        answer=answer.answer,
         targets=targets,
         width=width,
         height=height,
         model_version=version,
-        warnings=(*found.warnings, excuse) if excuse else tuple(found.warnings),
-        timings=own,
+        warnings=(*answer.warnings, warning) if warning else tuple(answer.warnings),
+        timings=timings,
     )
 
 
-# RQ finds the functions by their path, so the warm engine of this process has to be found from here.
+# RQ finds the functions below by their path, so this process's engine must be reachable from this module.
 _engine: Engine | None = None
 
 
 def install(engine: Engine) -> None:
-    """Makes `engine` the one that answers in this process; this comes before the first job."""
+    """Make `engine` the one that answers in this process; call it before the first job."""
     global _engine
     _engine = engine
 
 
 def segment(payload: dict[str, Any]) -> dict[str, Any]:
-    """Answers one `SegmentJob`, given and returned (`SegmentResult`) as JSON values."""
-    (answer,) = segment_batch([payload])
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
+    """Run one segmentation job; RQ calls it.
+
+    Args:
+        payload: A `SegmentJob` as JSON values.
+
+    Returns:
+        The `SegmentResult` as JSON values.
+
+    Raises:
+        ImageError: The image cannot be fetched or decoded.
+        PromptError: The model cannot take the prompt.
+    """
+    (result,) = segment_batch([payload])
+    if isinstance(result, Exception):
+        raise result
+    return result
 
 
 def segment_batch(payloads: Sequence[dict[str, Any]]) -> list[dict[str, Any] | Exception]:
-    """Answers several as one; a job that fails alone has its error in place of an answer."""
+    """Run several segmentation jobs as one batch.
+
+    Args:
+        payloads: `SegmentJob`s as JSON values.
+
+    Returns:
+        For each job, in order, its `SegmentResult` as JSON values, or the exception that it raises.
+    """
     assert _engine is not None
-    answers = _engine.segment([SegmentJob.model_validate(payload) for payload in payloads])
-    return [answer if isinstance(answer, Exception) else _logged(answer, len(answers)) for answer in answers]
+    results = _engine.segment([SegmentJob.model_validate(payload) for payload in payloads])
+    return [result if isinstance(result, Exception) else _logged(result, len(results)) for result in results]
 
 
 def warm(payload: dict[str, Any]) -> None:
-    """Does one `WarmJob`, given as JSON values."""
+    """Run one warm job; RQ calls it.
+
+    Args:
+        payload: A `WarmJob` as JSON values.
+
+    Raises:
+        ImageError: The image cannot be fetched or decoded.
+    """
     assert _engine is not None
     job = WarmJob.model_validate(payload)
     timings: dict[str, float] = {}
@@ -143,14 +192,14 @@ def warm(payload: dict[str, Any]) -> None:
     log.info("%s: %.2f s", job.job_id, timings["warm"])
 
 
-def _logged(result: SegmentResult, together: int) -> dict[str, Any]:
+def _logged(result: SegmentResult, batch_size: int) -> dict[str, Any]:
     stages = ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items())
-    log.info("%s: %d targets, 1 of %d (%s)", result.job_id, len(result.targets), together, stages)
+    log.info("%s: %d targets, 1 of %d (%s)", result.job_id, len(result.targets), batch_size, stages)
     return result.model_dump(mode="json")
 
 
-def reason(error: BaseException) -> str:
-    """The one sentence a caller is told about a job that raised `error`."""
+def error_message(error: BaseException) -> str:
+    """The sentence that the caller of a job is told when it raised `error`."""
     match error:
         case ImageError() | PromptError():
             return str(error)

@@ -1,4 +1,4 @@
-"""Pictures kept for a moment, so that a further prompt on one neither downloads nor decodes it again."""
+"""A cache of prepared images: another prompt about an image neither downloads nor decodes it again."""
 
 from __future__ import annotations
 
@@ -13,67 +13,86 @@ from PIL import Image
 
 from pixellm_model import Picture
 
-# What an address shows may change, and so may the right to see it: what is older is fetched anew.
+# The image behind an address may change, and so may the right to see it: older entries are fetched again.
 MAX_AGE_S = 300.0
 
 
-class Images(Protocol):
-    """Where pictures come from; `worker.images.fetch.ImageFetcher` is one."""
+class ImageSource(Protocol):
+    """Loads images; `worker.images.fetch.ImageFetcher` does."""
 
     def load(self, reference: str, task: str | None = None) -> Image.Image:
-        """The image, mode RGB. Raises ImageError."""
+        """Load an image, mode RGB. Raises ImageError."""
 
 
-class Pictures(Protocol):
-    """Where an engine gets its pictures from."""
+class PreparedImageSource(Protocol):
+    """Loads images as a model's `prepare` leaves them; `ImageCache` does."""
 
     def load(self, reference: str, task: str | None = None) -> Picture:
-        """The picture, ready for the model. Raises ImageError."""
+        """Load and prepare an image. Raises ImageError."""
 
 
-class CachedPictures:
-    """The images of `source` asked for last, as `prepare` left them, within `max_bytes`. Safe to use from
-    several threads.
+class ImageCache:
+    """The images used last, as `prepare` left them, within a bound on memory. Safe for several threads.
 
-    All of a process's pictures are fetched with the same token, so that the reference names a picture, and
-    with it the task, whose right to a cloud file Label Studio checks.
+    All images of a process are fetched with the same token. So the reference identifies an image, together
+    with the task, because Label Studio checks the right to a cloud file by the task.
     """
 
-    def __init__(self, source: Images, prepare: Callable[[Image.Image], Picture], max_bytes: int) -> None:
+    def __init__(
+        self, source: ImageSource, prepare: Callable[[Image.Image], Picture], max_bytes: int
+    ) -> None:
+        """Set up an empty cache.
+
+        Args:
+            source: Where images come from.
+            prepare: A model's `prepare`.
+            max_bytes: The bound on memory; an image that exceeds it alone is not cached.
+        """
         self._source = source
         self._prepare = prepare
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[str, tuple[float, Picture]] = OrderedDict()
+        self._entries: OrderedDict[str, tuple[float, Picture]] = OrderedDict()  # (time of fetch, image)
         self._lock = threading.Lock()
 
     def load(self, reference: str, task: str | None = None) -> Picture:
-        """The picture behind `reference`, at most MAX_AGE_S old. Raises ImageError."""
-        # The digest, because a data: URL is as long as its file.
+        """Load an image, from the cache when it was fetched less than MAX_AGE_S ago.
+
+        Args:
+            reference: The image as the task holds it.
+            task: The number of its Label Studio task, if any.
+
+        Returns:
+            The prepared image.
+
+        Raises:
+            ImageError: The image cannot be fetched or decoded.
+        """
+        # A hash, because a data: URL is as long as its file.
         key = hashlib.blake2b(f"{task} {reference}".encode(), digest_size=20).hexdigest()
-        if (known := self._get(key)) is not None:
-            return known
+        if (cached := self._get(key)) is not None:
+            return cached
         picture = self._prepare(self._source.load(reference, task))
         self._put(key, picture)
         return picture
 
     def _get(self, key: str) -> Picture | None:
         with self._lock:
-            self._drop_old()
-            if key not in self._kept:
+            self._drop_expired()
+            if key not in self._entries:
                 return None
-            self._kept.move_to_end(key)
-            return self._kept[key][1]
+            self._entries.move_to_end(key)
+            return self._entries[key][1]
 
     def _put(self, key: str, picture: Picture) -> None:
         if picture.nbytes > self._max_bytes:
             return
         with self._lock:
-            self._kept[key] = time.monotonic(), picture
-            self._kept.move_to_end(key)
-            while sum(kept.nbytes for _, kept in self._kept.values()) > self._max_bytes:
-                self._kept.popitem(last=False)
+            self._entries[key] = time.monotonic(), picture
+            self._entries.move_to_end(key)
+            while sum(entry.nbytes for _, entry in self._entries.values()) > self._max_bytes:
+                self._entries.popitem(last=False)
 
-    def _drop_old(self) -> None:
-        oldest = time.monotonic() - MAX_AGE_S
-        for key in [key for key, (fetched, _) in self._kept.items() if fetched < oldest]:
-            del self._kept[key]
+    def _drop_expired(self) -> None:
+        earliest = time.monotonic() - MAX_AGE_S
+        for key in [key for key, (fetched_at, _) in self._entries.items() if fetched_at < earliest]:
+            del self._entries[key]

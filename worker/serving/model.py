@@ -1,4 +1,4 @@
-"""All that serving knows of a model: `prepare`, `segment_batch`, `warm`, `with_adapter`, `version`."""
+"""The interface that serving needs of a model; `pixellm_model.Segmenter` has it."""
 
 from __future__ import annotations
 
@@ -7,49 +7,86 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pixellm_model import Picture, PromptError, Request
 
 
-class Target(Protocol):
-    """One target; `mask` is a bool array (height, width), `box` is x0, y0, x1, y1 in pixels."""
+class ModelTarget(Protocol):
+    """One segmented target."""
 
     @property
-    def phrase(self) -> str: ...
+    def phrase(self) -> str:
+        """The words of the answer that name it."""
+
     @property
-    def mask(self) -> np.ndarray: ...
+    def mask(self) -> npt.NDArray[np.bool_]:
+        """(height, width) of the image."""
+
     @property
-    def score(self) -> float: ...
+    def score(self) -> float:
+        """Mean confidence inside the mask, 0..1."""
+
     @property
-    def box(self) -> tuple[int, int, int, int]: ...
+    def box(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 in pixels, end exclusive."""
 
 
-class Segmentation(Protocol):
+class ModelAnswer(Protocol):
+    """A model's answer to one prompt."""
+
     @property
-    def answer(self) -> str: ...
+    def answer(self) -> str:
+        """The model's text, with `[1]`, `[2]` where it named target 1, 2."""
+
     @property
-    def targets(self) -> Sequence[Target]: ...
+    def targets(self) -> Sequence[ModelTarget]:
+        """The targets, in the order of the answer."""
+
     @property
-    def warnings(self) -> Sequence[str]: ...
+    def warnings(self) -> Sequence[str]:
+        """Sentences for the annotator."""
+
     @property
-    def timings(self) -> Mapping[str, float]: ...
+    def timings(self) -> Mapping[str, float]:
+        """Seconds per stage."""
 
 
 class Model(Protocol):
-    """All the worker knows of a model; `pixellm_model.Segmenter` is one."""
+    """A loaded model that answers prompts about images."""
 
     @property
-    def version(self) -> str: ...
-    def segment_batch(self, requests: Sequence[Request]) -> Sequence[Segmentation | PromptError]:
-        """An answer to each question, in order. A prompt that it cannot take gets a PromptError, in a
-        sentence for the annotator, and the others their answers."""
+    def version(self) -> str:
+        """The name of the version."""
+
+    def segment_batch(self, requests: Sequence[Request]) -> Sequence[ModelAnswer | PromptError]:
+        """Answer several prompts together.
+
+        Args:
+            requests: The prompts and their images.
+
+        Returns:
+            For each request, in order, the answer, or a PromptError with a sentence for the annotator when
+            the model cannot take the prompt.
+        """
 
     def prepare(self, image: Image.Image) -> Picture:
-        """What it needs of an image, in little memory. Called from several threads."""
+        """Reduce an image (mode RGB) to what the model needs of it. Called from several threads."""
 
     def warm(self, image: Picture) -> None:
-        """Computes and keeps what depends on `image` alone, so that a prompt about it is answered sooner."""
+        """Compute and cache what depends on `image` alone, so that a prompt about it is answered sooner."""
 
     def with_adapter(self, folder: Path, name: str) -> Model:
-        """This model with a fine-tuned adapter, as version `<this>+<name>`. Raises CheckpointError."""
+        """Make a fine-tuned version that shares this model's weights.
+
+        Args:
+            folder: The adapter's files.
+            name: The adapter's name; the version is `<this version>+<name>`.
+
+        Returns:
+            The fine-tuned version.
+
+        Raises:
+            CheckpointError: The adapter does not fit this model.
+        """

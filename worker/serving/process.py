@@ -1,4 +1,4 @@
-"""One worker process from start to end."""
+"""The segmentation worker's process: connect, load the model, serve until told to stop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rq.exceptions import StopRequested
 from worker.images.fetch import ImageFetcher
 from worker.jobs.queue import connect, connect_blocking
 from worker.serving.engine import Engine, install
-from worker.serving.image_cache import CachedPictures
+from worker.serving.image_cache import ImageCache
 from worker.serving.model import Model
 from worker.serving.versions import Versions
 from worker.serving.warm_worker import WarmWorker
@@ -29,12 +29,20 @@ def serve(
     load: Callable[[WorkerSettings], tuple[Model, str]],
     worker_class: type[WarmWorker] = WarmWorker,
 ) -> int:
-    """Announces itself, loads the model, works until told to stop, and returns the process's exit code.
+    """Run a segmentation worker until it is told to stop.
 
-    `load` returns the model and the device it is on. Jobs asked meanwhile wait in the queue.
+    The worker's status is published before the model is loaded; jobs wait in the queue meanwhile.
+
+    Args:
+        settings: The worker's settings.
+        load: Loads the model; returns it and the device it is on.
+        worker_class: The RQ worker; tests replace it.
+
+    Returns:
+        The exit code of the process.
     """
     configure_logging(settings.log_level)
-    # One limit, ours: Pillow's own would refuse what a raised MAX_IMAGE_PIXELS allows.
+    # Pillow's own limit would refuse what a raised MAX_IMAGE_PIXELS allows.
     Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
     try:
         with connect(settings.redis_url) as redis:
@@ -53,10 +61,10 @@ def serve(
             log.error("The model cannot be loaded: %s", error)
             log.debug("traceback", exc_info=error)
             return EXIT_CANNOT_START
-        pictures = CachedPictures(ImageFetcher(settings), model.prepare, settings.image_cache_bytes)
+        images = ImageCache(ImageFetcher(settings), model.prepare, settings.image_cache_bytes)
         versions = Versions(model, Registry(settings), settings.adapters_kept)
-        install(Engine(versions, pictures, settings.worker_batch_size))
-        with suppress(StopRequested):  # before the work begins
+        install(Engine(versions, images, settings.worker_batch_size))
+        with suppress(StopRequested):  # told to stop before `work`
             worker.ready(model.version, device)
             log.info("ready: %s on %s", model.version, device)
             worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")

@@ -1,4 +1,4 @@
-"""The versions a worker answers with: one base in memory, and the adapters that jobs name."""
+"""The versions that a worker can answer with: one base model in memory, and adapters loaded on demand."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ log = logging.getLogger(__name__)
 
 
 class Versions:
-    """Models by version name; adapters are loaded when a job names them, the last `most` are kept.
+    """Models by version name. Safe for several threads.
 
-    A version that is promoted answers from the first job that names it; jobs that name the one before are
-    still answered by that.
+    An adapter is loaded when the first job names it; the `max_loaded` used last stay in memory. So a newly
+    promoted version needs no restart, and jobs that name the previous version are still answered by that.
     """
 
-    def __init__(self, base: Model, registry: Registry, most: int) -> None:
+    def __init__(self, base: Model, registry: Registry, max_loaded: int) -> None:
         self._base = base
         self._registry = registry
-        self._most = most
+        self._max_loaded = max_loaded
         self._loaded: OrderedDict[str, Model] = OrderedDict()
         self._lock = threading.Lock()
 
-    @property
-    def base(self) -> Model:
-        return self._base
+    def model_for(self, version: str | None) -> tuple[Model, str | None]:
+        """Find the model of a version.
 
-    def of(self, version: str | None) -> tuple[Model, str | None]:
-        """The model of a version and None; or the base and a sentence why it stands in for another one."""
+        Args:
+            version: A version's name; None or a version of another base stand for the base model.
+
+        Returns:
+            The model and None; or, when the version cannot be loaded, the base model and a sentence for the
+            annotator.
+        """
         base, adapter = split_name(version) if version else (self._base.version, None)
         if adapter is None or base != self._base.version:
             return self._base, None
@@ -46,7 +50,7 @@ class Versions:
                 log.error("version %s cannot be loaded: %s", version, error)
                 return self._base, f"The version {adapter} cannot be loaded; the base model answered."
             self._loaded[adapter] = model
-            while len(self._loaded) > self._most:
+            while len(self._loaded) > self._max_loaded:
                 self._loaded.popitem(last=False)
             log.info("version %s is loaded", version)
             return model, None

@@ -1,4 +1,4 @@
-"""What is remembered: events, proposals, corrections, training runs (database), images (blobs). No torch."""
+"""Storage: database (events, proposals, corrections, training runs), images, versions. No torch."""
 
 from worker.store.blobs import Blobs
 from worker.store.database import Database, DatabaseUnavailable

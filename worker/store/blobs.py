@@ -1,4 +1,4 @@
-"""Images by their content: a file's name is its SHA-256, so that it is kept once and never changes."""
+"""Content-addressed image files: a name is the SHA-256 of the content, so files are stored once."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import fsspec
 
 from worker.settings import Settings
 
-SUFFIXES = {
+SUFFIX_BY_MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
     b"GIF8": ".gif",
@@ -20,27 +20,45 @@ SUFFIXES = {
 
 
 class Blobs:
-    """A folder at any URL that fsspec knows (`s3://...` needs s3fs, and so on)."""
+    """The image store: a local folder, or any URL that fsspec knows (`s3://...` needs s3fs, and so on)."""
 
     def __init__(self, settings: Settings) -> None:
         url = settings.image_store_url or str((settings.data_dir / "images").absolute())
         self._files, self._root = fsspec.core.url_to_fs(url)
 
     def put(self, data: bytes) -> str:
-        """Keeps `data` and returns its name, the SHA-256 with a suffix by content."""
+        """Store a file unless it is there.
+
+        Args:
+            data: Its content.
+
+        Returns:
+            Its name: the SHA-256 of the content and a suffix by format.
+        """
         name = hashlib.sha256(data).hexdigest() + _suffix(data)
         path = self._path(name)
         if not self._files.exists(path):
-            # Written beside and moved: a name stands for whole content from the moment it is there.
+            # Written to a temporary path and moved: a name never stands for half of the content.
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            beside = f"{path}.{id(data):x}.part"
-            with self._files.open(beside, "wb") as file:
+            temporary_path = f"{path}.{id(data):x}.part"
+            with self._files.open(temporary_path, "wb") as file:
                 file.write(data)
-            self._files.mv(beside, path)
+            self._files.mv(temporary_path, path)
         return name
 
     def get(self, name: str) -> bytes:
-        """Raises FileNotFoundError, and ValueError when the content is not what the name says."""
+        """Read a file.
+
+        Args:
+            name: Its name, as `put` returned it.
+
+        Returns:
+            Its content.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The content is damaged: it has another hash.
+        """
         with self._files.open(self._path(name), "rb") as file:
             data: bytes = file.read()
         if hashlib.sha256(data).hexdigest() != name.partition(".")[0]:
@@ -48,16 +66,29 @@ class Blobs:
         return data
 
     def delete(self, name: str) -> None:
+        """Delete a file if it is there."""
         if self._files.exists(self._path(name)):
             self._files.rm(self._path(name))
 
     def save_to(self, name: str, folder: Path) -> Path:
-        """A copy in a local folder, unless it is there already."""
+        """Copy a file to a local folder unless it is there.
+
+        Args:
+            name: Its name.
+            folder: The local folder; it must exist.
+
+        Returns:
+            The path of the copy.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: The content is damaged.
+        """
         path = folder / name
         if not path.exists():
-            beside = path.with_suffix(".part")
-            beside.write_bytes(self.get(name))
-            beside.replace(path)
+            temporary_path = path.with_suffix(".part")
+            temporary_path.write_bytes(self.get(name))
+            temporary_path.replace(path)
         return path
 
     def _path(self, name: str) -> str:
@@ -67,4 +98,4 @@ class Blobs:
 def _suffix(data: bytes) -> str:
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return ".webp"
-    return next((suffix for start, suffix in SUFFIXES.items() if data.startswith(start)), "")
+    return next((suffix for magic, suffix in SUFFIX_BY_MAGIC.items() if data.startswith(magic)), "")

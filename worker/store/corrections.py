@@ -1,4 +1,4 @@
-"""Corrections and proposals in and out of the database."""
+"""Reads and writes corrections and proposals. The caller holds the transaction (`Session`)."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.store.blobs import Blobs
 from worker.store.tables import Correction, Proposal, now
 
-LEARNED = ("labelled", "empty")  # statuses whose turns are learned from
-MAX_PROPOSALS = 50  # of one task, the newest
+TRAINED_STATUSES = ("labelled", "empty")  # statuses of corrections that are trained on
+MAX_PROPOSALS = 50  # the newest of a task that are considered
 
 
 def record_proposal(session: Session, job: SegmentJob, result: SegmentResult) -> None:
-    """Notes what was answered to `job`; once for a task."""
+    """Record the answer to a job, once for each task."""
     key = (result.job_id, job.project or "", job.task or "")
     if session.get(Proposal, key) is None:
         session.add(
@@ -38,86 +38,129 @@ def record_proposal(session: Session, job: SegmentJob, result: SegmentResult) ->
 
 
 def proposals_of(session: Session, project: str, task: str, jobs: Iterable[str]) -> list[Proposal]:
-    """What was proposed in a task, oldest first, and the answers to `jobs` wherever they were shown."""
+    """Find the proposals that an annotation of a task may be a correction of.
+
+    Args:
+        session: The transaction.
+        project: The task's project.
+        task: The task.
+        jobs: Ids of jobs whose answers are included whichever task they were shown in.
+
+    Returns:
+        The task's MAX_PROPOSALS newest proposals and those of `jobs`, oldest first.
+    """
     newest = session.scalars(
         select(Proposal)
         .where(Proposal.project == project, Proposal.task == task)
         .order_by(Proposal.at.desc())
         .limit(MAX_PROPOSALS)
     )
-    found = {proposal.job: proposal for proposal in newest}
-    if missing := [job for job in set(jobs) if job not in found]:
+    proposals = {proposal.job: proposal for proposal in newest}
+    if missing := [job for job in set(jobs) if job not in proposals]:
         elsewhere = session.scalars(select(Proposal).where(Proposal.job.in_(missing)))
-        found |= {proposal.job: proposal for proposal in elsewhere}
-    return sorted(found.values(), key=lambda proposal: proposal.at)
+        proposals |= {proposal.job: proposal for proposal in elsewhere}
+    return sorted(proposals.values(), key=lambda proposal: proposal.at)
 
 
-def is_news(session: Session, annotation: str, task: str, updated_at: datetime) -> bool:
-    """Whether an annotation as of `updated_at` says more than what is known of it, deletions included."""
-    if session.get(Correction, _tombstone(task)) is not None:
+def is_newer(session: Session, annotation: str, task: str, updated_at: datetime) -> bool:
+    """Whether an annotation as of `updated_at` is newer than what is stored; a deleted one never is."""
+    if session.get(Correction, _tombstone_key(task)) is not None:
         return False
-    known = session.get(Correction, annotation)
-    return known is None or (known.status != "deleted" and known.updated_at < updated_at)
+    stored = session.get(Correction, annotation)
+    return stored is None or (stored.status != "deleted" and stored.updated_at < updated_at)
 
 
-def keep(session: Session, correction: Correction) -> bool:
-    """Stores a correction unless a newer one or a deletion is known; says whether it did."""
-    if not is_news(session, correction.annotation, correction.task, correction.updated_at):
+def store(session: Session, correction: Correction) -> bool:
+    """Store a correction unless a newer one or a deletion is stored; returns whether it was stored."""
+    if not is_newer(session, correction.annotation, correction.task, correction.updated_at):
         return False
     session.merge(correction)
     return True
 
 
 def forget(session: Session, annotation: str, project: str) -> str | None:
-    """Deletes what an annotation taught and remembers that it is gone. Returns its image, if nobody else
-    needs that any more."""
-    known = session.get(Correction, annotation)
-    image = known.image if known else None
-    if known is None:
-        session.add(_gone(annotation, project, ""))
+    """Delete the content of an annotation's correction and mark it as deleted.
+
+    Args:
+        session: The transaction.
+        annotation: The annotation; it need not be known.
+        project: Its project.
+
+    Returns:
+        The name of its image if no other correction uses that; the caller deletes it.
+    """
+    correction = session.get(Correction, annotation)
+    image = correction.image if correction else None
+    if correction is None:
+        session.add(_tombstone(annotation, project, ""))
     else:
-        known.status, known.turns, known.outcomes, known.image = "deleted", [], [], None
-        known.taken_at = now()
+        correction.status, correction.image = "deleted", None
+        correction.turns, correction.outcomes = [], []
+        correction.taken_at = now()
     session.flush()
-    used = session.scalar(select(func.count()).where(Correction.image == image)) if image else 1
-    return None if used else image
+    num_users = session.scalar(select(func.count()).where(Correction.image == image)) if image else 1
+    return None if num_users else image
 
 
 def forget_task(session: Session, task: str, project: str) -> list[str]:
-    """The same for all annotations of a task, those yet to be heard of included."""
+    """Delete the corrections of a task's annotations and its proposals.
+
+    A tombstone marks the task as deleted, so that events about it that come later are ignored.
+
+    Args:
+        session: The transaction.
+        task: The task.
+        project: Its project.
+
+    Returns:
+        The names of the images that no other correction uses; the caller deletes them.
+    """
     annotations = session.scalars(
         select(Correction.annotation).where(Correction.task == task, Correction.status != "deleted")
     ).all()
-    if session.get(Correction, _tombstone(task)) is None:
-        session.add(_gone(_tombstone(task), project, task))
+    if session.get(Correction, _tombstone_key(task)) is None:
+        session.add(_tombstone(_tombstone_key(task), project, task))
     session.execute(delete(Proposal).where(Proposal.project == project, Proposal.task == task))
-    return [image for one in annotations if (image := forget(session, one, project))]
+    images = [forget(session, annotation, project) for annotation in annotations]
+    return [image for image in images if image]
 
 
-def learned_from(session: Session, project: str, since: datetime | None = None) -> list[Correction]:
-    """The corrections that teach something, in a fixed order; only those taken after `since`."""
+def training_corrections(session: Session, project: str, since: datetime | None = None) -> list[Correction]:
+    """Find the corrections to train on.
+
+    Args:
+        session: The transaction.
+        project: The project.
+        since: Only those stored after this moment.
+
+    Returns:
+        The corrections with at least one turn, in a fixed order.
+    """
     query = select(Correction).where(
-        Correction.project == project, Correction.status.in_(LEARNED), Correction.image.is_not(None)
+        Correction.project == project, Correction.status.in_(TRAINED_STATUSES), Correction.image.is_not(None)
     )
     if since is not None:
         query = query.where(Correction.taken_at > since)
-    found = session.scalars(query.order_by(Correction.annotation)).all()
-    return [correction for correction in found if correction.turns]
+    corrections = session.scalars(query.order_by(Correction.annotation)).all()
+    return [correction for correction in corrections if correction.turns]
 
 
-def discard(blobs: Blobs, images: Iterable[str]) -> None:
+def delete_images(blobs: Blobs, images: Iterable[str]) -> None:
+    """Delete images from the store."""
     for image in images:
         blobs.delete(image)
 
 
-def _tombstone(task: str) -> str:
+def _tombstone_key(task: str) -> str:
+    """The key of a deleted task's tombstone, a row in the table of corrections; annotations are numbers."""
     return f"task-{task}"
 
 
-def _gone(annotation: str, project: str, task: str) -> Correction:
+def _tombstone(key: str, project: str, task: str) -> Correction:
+    """A row that marks an annotation, or with `_tombstone_key` a task, as deleted."""
     nothing: list[Any] = []
     return Correction(
-        annotation=annotation,
+        annotation=key,
         project=project,
         task=task,
         status="deleted",

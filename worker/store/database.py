@@ -1,4 +1,4 @@
-"""The database: SQLite in write-ahead mode by default, PostgreSQL by DATABASE_URL."""
+"""The database: SQLite in write-ahead mode by default, or PostgreSQL (DATABASE_URL)."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from worker.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-BUSY_MS = 30_000  # SQLite has one writer at a time; others wait this long for their turn
+BUSY_TIMEOUT_S = 30.0  # SQLite has one writer at a time; others wait this long
 _MIGRATION_LOCK = 7_116_101  # any number, the same for every process: PostgreSQL's advisory lock
 
 
@@ -27,9 +27,14 @@ class DatabaseUnavailable(Exception):
 
 
 class Database:
-    """A pool of connections. Made after a fork, not before."""
+    """A pool of connections. Create it after a fork, not before.
+
+    Attributes:
+        url: The database's URL.
+    """
 
     def __init__(self, settings: Settings) -> None:
+        """Set up the pool; nothing is connected yet. The folder of an SQLite file is created."""
         url = settings.database_url or f"sqlite:///{(settings.data_dir / 'pixellm.db').absolute()}"
         self.url = make_url(url.replace("postgres://", "postgresql://", 1))
         if self.url.get_backend_name() == "postgresql":
@@ -38,29 +43,38 @@ class Database:
         else:
             if self.url.database:
                 Path(self.url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(self.url, connect_args={"timeout": BUSY_MS / 1000})
+            self._engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_S})
             event.listen(self._engine, "connect", _prepare_sqlite)
             event.listen(self._engine, "begin", _begin_immediately)
 
     def migrate(self) -> None:
-        """Brings the tables up to date; several processes may try at once. Raises DatabaseUnavailable."""
+        """Bring the tables up to date. Several processes may call it at the same time.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached or used.
+        """
         config = Config()
         config.set_main_option("script_location", str(MIGRATIONS))
-        with self._available(), self._one_at_a_time(), self._engine.connect() as connection:
+        with self._available(), self._migration_lock(), self._engine.connect() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
             connection.commit()
 
     @contextmanager
     def session(self) -> Iterator[Session]:
-        """One transaction: committed at the end, rolled back when something is raised.
+        """Run one transaction: committed at the end, rolled back when something is raised.
 
-        Raises DatabaseUnavailable when the database cannot be reached or used.
+        Yields:
+            The session. Objects read in it stay readable after the end.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached or used.
         """
         with self._available(), Session(self._engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def close(self) -> None:
+        """Close the connections."""
         self._engine.dispose()
 
     @contextmanager
@@ -70,13 +84,13 @@ class Database:
         except (OperationalError, DBAPIError) as error:
             if not isinstance(error, OperationalError) and not error.connection_invalidated:
                 raise
-            shown = self.url.render_as_string(hide_password=True)
+            url = self.url.render_as_string(hide_password=True)
             raise DatabaseUnavailable(
-                f"The database {shown} (DATABASE_URL) cannot be used: {error.orig}"
+                f"The database {url} (DATABASE_URL) cannot be used: {error.orig}"
             ) from error
 
     @contextmanager
-    def _one_at_a_time(self) -> Iterator[None]:
+    def _migration_lock(self) -> Iterator[None]:
         if self.url.get_backend_name() == "postgresql":
             with self._engine.connect() as connection:
                 connection.execute(text(f"SELECT pg_advisory_lock({_MIGRATION_LOCK})"))
@@ -96,12 +110,12 @@ class Database:
 def _prepare_sqlite(connection: Any, record: object) -> None:
     if not isinstance(connection, sqlite3.Connection):
         return
-    # SQLAlchemy says when a transaction begins, not the driver.
+    # SQLAlchemy begins transactions, not the driver.
     connection.isolation_level = None
     for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin_immediately(connection: Connection) -> None:
-    """A transaction that reads first and writes later would otherwise fail when another wrote in between."""
+    """Take the write lock at once: a read-then-write transaction would fail if another wrote in between."""
     connection.exec_driver_sql("BEGIN IMMEDIATE")

@@ -1,7 +1,7 @@
-"""Corrections as a data set: frozen, split, counted, exported.
+"""Corrections as a data set: snapshots, splits, statistics, export.
 
-An image's split follows from its content's hash alone, so that it never moves: not by a new annotation, not
-by another project, not by a later snapshot.
+An image's split follows from the hash of its content alone. So it stays the same with new annotations, in
+other projects and in later snapshots.
 """
 
 from __future__ import annotations
@@ -11,27 +11,36 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from pycocotools import mask as coco_mask
 from sqlalchemy import func, select
 
 from worker.jobs.contract import CocoRLE
 from worker.jobs.masks import from_rle
 from worker.store import Blobs, Database
-from worker.store.corrections import learned_from
+from worker.store.corrections import training_corrections
 from worker.store.tables import Correction, Event
 
-HELD_OUT_PARTS, PARTS = 1, 5  # a fifth of the images is never trained on
+HELD_OUT_PARTS, PARTS = 1, 5  # one fifth of the images is never trained on
 DATASET = "dataset.json"
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A frozen data set in `folder` (`dataset.json`, `images/`); `hash` is that of its content."""
+    """A frozen data set.
+
+    Attributes:
+        folder: Holds `dataset.json` and `images/`.
+        hash: Hash of the content.
+        train: Number of images to train on.
+        held_out: Number of held-out images.
+        targets: Number of masks.
+    """
 
     folder: Path
     hash: str
@@ -41,7 +50,7 @@ class Snapshot:
 
 
 def split_of(image: str) -> str:
-    """`train` or `held_out`, from an image's name in the store (its SHA-256).
+    """The split of an image, `train` or `held_out`, by its name in the store (its SHA-256).
 
     >>> split_of("00000004" + "0" * 56 + ".png"), split_of("0" * 64 + ".png")
     ('train', 'held_out')
@@ -50,7 +59,7 @@ def split_of(image: str) -> str:
 
 
 def record_of(correction: Correction) -> dict[str, Any]:
-    """One correction in the format of docs/data.md."""
+    """Convert a correction to a record in the format of docs/data.md."""
     assert correction.image is not None
     return {
         "id": f"{correction.task}-{correction.annotation}",
@@ -76,14 +85,28 @@ def record_of(correction: Correction) -> dict[str, Any]:
 
 
 def corrections_of(database: Database, project: str) -> list[Correction]:
+    """The corrections of a project to train on, in a fixed order.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be used.
+    """
     with database.session() as session:
-        return learned_from(session, project)
+        return training_corrections(session, project)
 
 
 def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Snapshot:
-    """Writes a snapshot below `folder`, in a folder named by its hash; the same corrections give the same.
+    """Write a snapshot; the same corrections give the same snapshot.
 
-    Raises FileNotFoundError for an image that the store has lost.
+    Args:
+        corrections: The corrections.
+        blobs: The store of their images.
+        folder: The snapshot is written to `<folder>/<hash>`.
+
+    Returns:
+        The snapshot.
+
+    Raises:
+        FileNotFoundError: An image is missing in the store.
     """
     records = [record_of(correction) for correction in corrections]
     text = json.dumps(records, indent=1, sort_keys=True) + "\n"
@@ -92,9 +115,9 @@ def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Sna
     images.mkdir(parents=True, exist_ok=True)
     for record in records:
         blobs.save_to(record["file_name"], images)
-    beside = folder / digest / f"{DATASET}.part"
-    beside.write_text(text)
-    beside.replace(folder / digest / DATASET)
+    temporary_path = folder / digest / f"{DATASET}.part"
+    temporary_path.write_text(text)
+    temporary_path.replace(folder / digest / DATASET)
     splits = {record["file_name"]: record["split"] for record in records}
     return Snapshot(
         folder / digest,
@@ -106,78 +129,106 @@ def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Sna
 
 
 def export_muse(corrections: Sequence[Correction], blobs: Blobs, out: Path) -> Snapshot:
-    """The snapshot's format straight into `out`."""
+    """Write a snapshot directly to the folder `out`."""
     snapshot = freeze(corrections, blobs, out.parent / f".{out.name}.part")
     out.mkdir(parents=True, exist_ok=True)
     shutil.copytree(snapshot.folder, out, dirs_exist_ok=True)
     shutil.rmtree(snapshot.folder.parent)
-    return Snapshot(**{**asdict(snapshot), "folder": out})
+    return replace(snapshot, folder=out)
 
 
 def export_coco(corrections: Sequence[Correction], blobs: Blobs, out: Path) -> None:
-    """COCO instances with RLE segmentations: each final mask once, by its label; `images/` beside."""
+    """Write COCO instances with RLE segmentations: each final mask once, by its label.
+
+    Args:
+        corrections: The corrections.
+        blobs: The store of their images.
+        out: Gets `instances.json` and `images/`.
+
+    Raises:
+        FileNotFoundError: An image is missing in the store.
+    """
     (out / "images").mkdir(parents=True, exist_ok=True)
-    pictures: dict[str, dict[str, Any]] = {}
+    images: dict[str, dict[str, Any]] = {}
     categories: dict[str, int] = {}
     annotations: list[dict[str, Any]] = []
     for correction in corrections:
         assert correction.image is not None
         blobs.save_to(correction.image, out / "images")
-        picture = pictures.setdefault(
+        image = images.setdefault(
             correction.image,
             {
-                "id": len(pictures) + 1,
+                "id": len(images) + 1,
                 "file_name": correction.image,
                 "height": correction.height,
                 "width": correction.width,
                 "split": split_of(correction.image),
             },
         )
-        masks = {
-            (target["label"] or target["phrase"], target["mask"]["counts"]): target["mask"]
-            for turn in correction.turns
-            for target in turn["targets"]
-        }
-        for (name, counts), mask in masks.items():
-            encoded = {"size": mask["size"], "counts": counts.encode("ascii")}
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": picture["id"],
-                    "category_id": categories.setdefault(name, len(categories) + 1),
-                    "segmentation": mask,
-                    "area": int(coco_mask.area(encoded)),
-                    "bbox": [float(side) for side in coco_mask.toBbox(encoded)],
-                    "iscrowd": 0,
-                }
-            )
+        for name, mask in _labelled_masks(correction):
+            category = categories.setdefault(name, len(categories) + 1)
+            annotations.append(_coco_annotation(len(annotations) + 1, image["id"], category, mask))
     instances = {
-        "images": list(pictures.values()),
+        "images": list(images.values()),
         "categories": [{"id": number, "name": name} for name, number in categories.items()],
         "annotations": annotations,
     }
     (out / "instances.json").write_text(json.dumps(instances, indent=1) + "\n")
 
 
+def _labelled_masks(correction: Correction) -> list[tuple[str, dict[str, Any]]]:
+    """The label (or phrase) and the mask of each final target; a mask of several turns is there once."""
+    masks = {
+        (target["label"] or target["phrase"], target["mask"]["counts"]): target["mask"]
+        for turn in correction.turns
+        for target in turn["targets"]
+    }
+    return [(name, mask) for (name, _), mask in masks.items()]
+
+
+def _coco_annotation(number: int, image: int, category: int, mask: dict[str, Any]) -> dict[str, Any]:
+    encoded = {"size": mask["size"], "counts": mask["counts"].encode("ascii")}
+    return {
+        "id": number,
+        "image_id": image,
+        "category_id": category,
+        "segmentation": mask,
+        "area": int(coco_mask.area(encoded)),
+        "bbox": [float(side) for side in coco_mask.toBbox(encoded)],
+        "iscrowd": 0,
+    }
+
+
 def statistics(database: Database, project: str) -> dict[str, Any]:
-    """What is there to learn from, and what is not and why."""
+    """Count a project's corrections, for people to look at.
+
+    Args:
+        database: Where corrections and events are.
+        project: The project.
+
+    Returns:
+        Counts by name, as JSON values.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be used.
+    """
     with database.session() as session:
-        every = session.scalars(select(Correction).where(Correction.project == project)).all()
+        corrections = session.scalars(select(Correction).where(Correction.project == project)).all()
         waiting = session.scalar(
             select(func.count()).where(Event.project == project, Event.state == "pending")
         )
         failed = session.scalars(
             select(Event.reason).where(Event.project == project, Event.state == "failed")
         ).all()
-    learned = [one for one in every if one.turns and one.image]
-    outcomes = [outcome for one in every for outcome in one.outcomes]
+    learned = [correction for correction in corrections if correction.turns and correction.image]
+    outcomes = [outcome for correction in corrections for outcome in correction.outcomes]
     edited = [outcome["iou"] for outcome in outcomes if outcome["kind"] == "edited" and outcome["iou"]]
-    images = {one.image: split_of(one.image) for one in learned if one.image}
-    effort = [one.effort_s for one in every if one.effort_s is not None and one.status != "deleted"]
+    images = {item.image: split_of(item.image) for item in learned if item.image}
+    effort = [item.effort_s for item in corrections if item.effort_s is not None and item.status != "deleted"]
     return {
-        "annotations": dict(Counter(one.status for one in every)),
+        "annotations": dict(Counter(correction.status for correction in corrections)),
         "images": dict(Counter(images.values())),
-        "prompts": sum(len(one.turns) for one in learned),
+        "prompts": sum(len(correction.turns) for correction in learned),
         "targets": dict(Counter(outcome["kind"] for outcome in outcomes)),
         "labels": dict(
             Counter(outcome["label"] or "" for outcome in outcomes if outcome["kind"] != "rejected")
@@ -189,8 +240,8 @@ def statistics(database: Database, project: str) -> dict[str, Any]:
     }
 
 
-def final_masks(correction: Correction) -> list[tuple[str, np.ndarray]]:
-    """Phrase and mask (H, W) bool of each final target, those of several prompts once."""
+def final_masks(correction: Correction) -> list[tuple[str, npt.NDArray[np.bool_]]]:
+    """The phrase and the mask of each final target; a mask of several turns is there once."""
     masks = {
         target["mask"]["counts"]: (target["phrase"], target["mask"])
         for turn in correction.turns

@@ -1,11 +1,11 @@
-"""Versions of the model: what was trained, from what, how good it is, and which one serves which project.
+"""The registry of model versions: how each was trained, how good it is, and which one serves which project.
 
     DATA_DIR/versions/<adapter>/manifest.json   beside adapter.json, adapter_model.safetensors, samples.json
-    DATA_DIR/serving/<project>.json             the version that answers, and those that did before
+    DATA_DIR/serving/<project>.json             the version that serves, and those that did before
 
-A version is named `<base>+<adapter>`. Its folder appears whole or not at all and is never changed. Reading
-needs no torch, so that the backend can name versions. Files are as trustworthy as those who may write here;
-hashes find damage, and adapters are safetensors and JSON, so that loading one runs no code.
+A version is named `<base>+<adapter>`. Its folder appears complete or not at all and is never changed. The
+hashes in the manifest detect damage, not tampering: whoever may write to DATA_DIR is trusted. Adapters are
+safetensors and JSON, so that loading one runs no code.
 """
 
 from __future__ import annotations
@@ -30,23 +30,37 @@ from worker.settings import Settings
 log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-ADAPTER = re.compile(r"[0-9a-z]{4,64}")
-PROJECT = re.compile(r"[0-9A-Za-z_-]{1,64}")
-INT8 = "-int8"  # the same weights, rounded by the worker
+QUESTIONS = "samples.json"  # the questions of the evaluation, with both answers
+ADAPTER_NAME = re.compile(r"[0-9a-z]{4,64}")
+PROJECT_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
+INT8_SUFFIX = "-int8"  # of a base whose weights the worker rounds; versions do not depend on it
 
 
 class RegistryError(Exception):
-    """A version that is not there or not whole; the message says which and the mend."""
+    """A version that is missing or damaged; the message says which one and what to do."""
 
 
 class Manifest(BaseModel):
-    """What a version is. `metrics` are figures of candidate and of the version that served then, on the same
-    data; `verdict` says whether and why it was promoted; `files` are SHA-256 by name."""
+    """The description of a version.
+
+    Attributes:
+        format: The format of the manifest.
+        adapter: The version's own part of its name.
+        base: The base model's version.
+        parent: The version that served the project when this one was trained.
+        project: The project whose corrections it was trained on.
+        snapshot: The hash of the snapshot of corrections.
+        recipe: How it was trained.
+        metrics: Figures of this version and of `parent`, on the same data.
+        verdict: Whether and why the gate promoted it.
+        created_at: When it was published.
+        files: SHA-256 of each file, by name.
+    """
 
     model_config = ConfigDict(frozen=True)
 
     format: int = 1
-    adapter: str = Field(pattern=ADAPTER.pattern)
+    adapter: str = Field(pattern=ADAPTER_NAME.pattern)
     base: str
     parent: str
     project: str
@@ -59,11 +73,19 @@ class Manifest(BaseModel):
 
     @property
     def name(self) -> str:
+        """The name of the version, `<base>+<adapter>`."""
         return f"{self.base}+{self.adapter}"
 
 
 class Serving(BaseModel):
-    """One project's pointer. `adapter` None is the base itself; `before` are former pointers, newest last."""
+    """The pointer to the version that serves a project.
+
+    Attributes:
+        adapter: The version's adapter; None is the base model.
+        since: When it was set.
+        why: Why it was set.
+        before: Earlier pointers, newest last.
+    """
 
     adapter: str | None = None
     since: datetime
@@ -72,50 +94,68 @@ class Serving(BaseModel):
 
 
 class Registry:
-    """The versions and pointers under DATA_DIR. Several processes may use it at the same time."""
+    """The versions and pointers in DATA_DIR. Several processes may use it at the same time."""
 
     def __init__(self, settings: Settings) -> None:
         self._versions = settings.data_dir / "versions"
         self._serving = settings.data_dir / "serving"
 
     def publish(self, folder: Path, manifest: Mapping[str, Any]) -> Manifest:
-        """Copies the files of `folder` in as a version; `manifest` has all fields but `files` and
-        `created_at`. Publishing the same adapter again changes nothing."""
-        if (known := self._folder(manifest["adapter"])).is_dir():
-            return self.manifest(known.name)
+        """Publish a version; publishing the same adapter again changes nothing.
+
+        Args:
+            folder: Its files; they are copied.
+            manifest: All fields of its `Manifest` but `files` and `created_at`.
+
+        Returns:
+            The manifest.
+
+        Raises:
+            RegistryError: The adapter's name is not valid.
+        """
+        if (target := self._folder(manifest["adapter"])).is_dir():
+            return self.manifest(target.name)
         self._versions.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=".publishing-", dir=self._versions))
+        temporary_folder = Path(tempfile.mkdtemp(prefix=".publishing-", dir=self._versions))
         try:
             files = {}
             for path in sorted(folder.iterdir()):
-                shutil.copyfile(path, beside / path.name)
-                files[path.name] = _sha256(beside / path.name)
-            whole = Manifest(**manifest, files=files, created_at=datetime.now(UTC))
-            (beside / MANIFEST).write_text(whole.model_dump_json(indent=2) + "\n")
-            beside.chmod(0o755)
-            _sync(beside)
-            beside.rename(known)
-            return whole
+                shutil.copyfile(path, temporary_folder / path.name)
+                files[path.name] = _sha256(temporary_folder / path.name)
+            complete = Manifest(**manifest, files=files, created_at=datetime.now(UTC))
+            (temporary_folder / MANIFEST).write_text(complete.model_dump_json(indent=2) + "\n")
+            temporary_folder.chmod(0o755)
+            _sync(temporary_folder)
+            temporary_folder.rename(target)
+            return complete
         finally:
-            shutil.rmtree(beside, ignore_errors=True)
+            shutil.rmtree(temporary_folder, ignore_errors=True)
 
     def names(self, base: str) -> list[str]:
-        """Names of the versions of a base, newest first."""
-        return [f"{base}+{one.adapter}" for one in self.versions() if one.base == _plain(base)]
+        """The names of the versions of a base, newest first."""
+        return [
+            f"{base}+{manifest.adapter}"
+            for manifest in self.versions()
+            if manifest.base == _without_int8(base)
+        ]
 
     def versions(self) -> list[Manifest]:
-        """All versions, newest first; what cannot be read is named in the log."""
-        found = []
+        """All versions, newest first; those that cannot be read are logged and left out."""
+        manifests = []
         for path in self._versions.glob(f"*/{MANIFEST}"):
             if not path.parent.name.startswith("."):
                 try:
-                    found.append(self.manifest(path.parent.name))
+                    manifests.append(self.manifest(path.parent.name))
                 except RegistryError as error:
                     log.warning("%s", error)
-        return sorted(found, key=lambda manifest: manifest.created_at, reverse=True)
+        return sorted(manifests, key=lambda manifest: manifest.created_at, reverse=True)
 
     def manifest(self, adapter: str) -> Manifest:
-        """Raises RegistryError."""
+        """Read the manifest of a version.
+
+        Raises:
+            RegistryError: There is no such version, or its manifest is damaged.
+        """
         path = self._folder(adapter) / MANIFEST
         try:
             return Manifest.model_validate_json(path.read_bytes())
@@ -125,7 +165,17 @@ class Registry:
             raise RegistryError(f"{path} is not a version's manifest: {error}") from None
 
     def folder(self, adapter: str) -> Path:
-        """The folder of a version, its files checked against their hashes. Raises RegistryError."""
+        """Check the files of a version against their hashes.
+
+        Args:
+            adapter: The version's adapter.
+
+        Returns:
+            The folder of the files.
+
+        Raises:
+            RegistryError: There is no such version, or a file is missing or damaged.
+        """
         folder = self._folder(adapter)
         for name, digest in self.manifest(adapter).files.items():
             if Path(name).name != name or not (folder / name).is_file() or _sha256(folder / name) != digest:
@@ -133,13 +183,20 @@ class Registry:
         return folder
 
     def serving(self, project: str | None, base: str) -> str:
-        """The name of the version that answers a project where workers serve `base`: its promoted version if
-        that is of this base, else the base itself."""
+        """Find the version that serves a project.
+
+        Args:
+            project: The project; None is served by the base.
+            base: The version of the base model that workers have loaded.
+
+        Returns:
+            The name of the project's promoted version if that is of this base, else `base`.
+        """
         pointer = self.pointer(project) if project else None
         if pointer is None or pointer.adapter is None:
             return base
         try:
-            if self.manifest(pointer.adapter).base == _plain(base):
+            if self.manifest(pointer.adapter).base == _without_int8(base):
                 return f"{base}+{pointer.adapter}"
             log.warning("project %s: version %s is not of the base %s", project, pointer.adapter, base)
         except RegistryError as error:
@@ -147,6 +204,11 @@ class Registry:
         return base
 
     def pointer(self, project: str) -> Serving | None:
+        """Read the serving pointer of a project; None if it has none, or a damaged one.
+
+        Raises:
+            RegistryError: The project's name is not valid.
+        """
         try:
             return Serving.model_validate_json(self._pointer_path(project).read_bytes())
         except FileNotFoundError:
@@ -156,35 +218,57 @@ class Registry:
             return None
 
     def promote(self, project: str, adapter: str | None, why: str) -> Serving:
-        """Makes a version (None: the base) answer a project from the next prompt on. Raises RegistryError."""
+        """Let a version serve a project from the next prompt on.
+
+        Args:
+            project: The project.
+            adapter: The version's adapter; None: the base model.
+            why: The reason, for people.
+
+        Returns:
+            The new pointer.
+
+        Raises:
+            RegistryError: The version is missing or damaged.
+        """
         if adapter is not None:
             self.folder(adapter)
         with self._exclusive(project):
-            known = self.pointer(project)
-            before = [*known.before, known.model_dump(mode="json", exclude={"before"})] if known else []
-            return self._point(project, Serving(adapter=adapter, since=_now(), why=why, before=before))
+            current = self.pointer(project)
+            before = [*current.before, current.model_dump(mode="json", exclude={"before"})] if current else []
+            return self._set_pointer(project, Serving(adapter=adapter, since=_now(), why=why, before=before))
 
     def rollback(self, project: str) -> Serving:
-        """Makes the version answer that did before this one. Raises RegistryError when there is none."""
+        """Let the previous version serve a project again.
+
+        Args:
+            project: The project.
+
+        Returns:
+            The new pointer.
+
+        Raises:
+            RegistryError: There is no previous version, or it is missing or damaged.
+        """
         with self._exclusive(project):
-            known = self.pointer(project)
-            if known is None or (known.adapter is None and not known.before):
+            current = self.pointer(project)
+            if current is None or (current.adapter is None and not current.before):
                 raise RegistryError(f"Project {project} is served by the base; nothing was before it.")
-            earlier = Serving.model_validate(known.before[-1]) if known.before else None
-            adapter = earlier.adapter if earlier else None
+            previous = Serving.model_validate(current.before[-1]) if current.before else None
+            adapter = previous.adapter if previous else None
             if adapter is not None:
                 self.folder(adapter)
-            why = f"rolled back from {known.adapter or 'the base'}"
-            return self._point(
-                project, Serving(adapter=adapter, since=_now(), why=why, before=known.before[:-1])
+            why = f"rolled back from {current.adapter or 'the base'}"
+            return self._set_pointer(
+                project, Serving(adapter=adapter, since=_now(), why=why, before=current.before[:-1])
             )
 
-    def _point(self, project: str, pointer: Serving) -> Serving:
+    def _set_pointer(self, project: str, pointer: Serving) -> Serving:
         path = self._pointer_path(project)
-        beside = path.with_suffix(".part")
-        beside.write_text(pointer.model_dump_json(indent=2) + "\n")
-        _sync(beside)
-        beside.replace(path)
+        temporary_path = path.with_suffix(".part")
+        temporary_path.write_text(pointer.model_dump_json(indent=2) + "\n")
+        _sync(temporary_path)
+        temporary_path.replace(path)
         return pointer
 
     @contextmanager
@@ -196,18 +280,18 @@ class Registry:
             yield
 
     def _pointer_path(self, project: str) -> Path:
-        if not PROJECT.fullmatch(project):
+        if not PROJECT_NAME.fullmatch(project):
             raise RegistryError(f"{project[:80]!r} is not the number of a project.")
         return self._serving / f"{project}.json"
 
     def _folder(self, adapter: str) -> Path:
-        if not ADAPTER.fullmatch(adapter):
+        if not ADAPTER_NAME.fullmatch(adapter):
             raise RegistryError(f"{adapter[:80]!r} is no version; give the part of its name after the +.")
         return self._versions / adapter
 
 
 def split_name(version: str) -> tuple[str, str | None]:
-    """Base and adapter of a version's name.
+    """Split a version's name into base and adapter (None for a base).
 
     >>> split_name("pixellm-mini-0a1b+77c2"), split_name("pixellm-mini-0a1b")
     (('pixellm-mini-0a1b', '77c2'), ('pixellm-mini-0a1b', None))
@@ -216,8 +300,8 @@ def split_name(version: str) -> tuple[str, str | None]:
     return base, adapter or None
 
 
-def _plain(base: str) -> str:
-    return base.removesuffix(INT8)
+def _without_int8(base: str) -> str:
+    return base.removesuffix(INT8_SUFFIX)
 
 
 def _now() -> datetime:
@@ -230,8 +314,8 @@ def _sha256(path: Path) -> str:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)

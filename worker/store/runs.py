@@ -1,6 +1,6 @@
-"""Asking for a retraining, and where each one stands. Imports without torch; `worker.learning.job` does it.
+"""Requests for training runs; `worker.learning.job` does the training.
 
-A request is a row of `training_runs` first and a job second, so that it is seen at once and is not lost with
+A request is first a row of `training_runs`, then a job. So it is visible at once and survives the loss of
 Redis: `requeue` makes the job again.
 """
 
@@ -21,15 +21,29 @@ from worker.store.tables import TrainingRun, now
 
 log = logging.getLogger(__name__)
 
-RETRIES = 3  # a run whose process is killed goes on from its last checkpoint
+RETRIES = 3  # a run whose process was killed resumes from its last checkpoint
+RESULT_TTL_S = 24 * 3600
 OPEN = ("requested", "running")
 
 
 def request(database: Database, connection: Redis, project: str, reason: str) -> int:
-    """Asks for a retraining of `project`; returns the run's id.
+    """Request a training run.
 
-    While one is waiting, asking again returns that one; while one is running, one more is made to wait, since
-    it may know more. Raises DatabaseUnavailable, and redis.RedisError after the request is kept.
+    A request that is waiting already is returned again. While a run is going on, a new request waits for its
+    end, because there may be new corrections by then.
+
+    Args:
+        database: Where runs are recorded.
+        connection: The queue's Redis.
+        project: The project to train.
+        reason: Why, in words.
+
+    Returns:
+        The run's id.
+
+    Raises:
+        DatabaseUnavailable: The database cannot be used; nothing is requested.
+        redis.RedisError: Redis cannot be used; the request is recorded, and `requeue` makes its job.
     """
     with database.session() as session:
         waiting = session.scalars(
@@ -46,27 +60,27 @@ def request(database: Database, connection: Redis, project: str, reason: str) ->
 
 
 def enqueue(connection: Redis, number: int) -> None:
-    """Makes the job of a requested run, unless it is there."""
+    """Enqueue the job of a requested run unless it is enqueued or running."""
     queue = Queue(TRAINING_QUEUE, connection=connection, serializer="json")
     job_id = f"train-{number}"
-    if (known := _job(connection, job_id)) is not None:
-        if known.get_status(refresh=False) not in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED):
+    if (job := _job(connection, job_id)) is not None:
+        if job.get_status(refresh=False) not in (JobStatus.FINISHED, JobStatus.FAILED, JobStatus.STOPPED):
             return
-        known.delete()
+        job.delete()
     queue.enqueue_call(
         TRAIN,
         args=(number,),
         job_id=job_id,
         timeout=-1,
-        result_ttl=24 * 3600,
-        failure_ttl=24 * 3600,
+        result_ttl=RESULT_TTL_S,
+        failure_ttl=RESULT_TTL_S,
         retry=Retry(max=RETRIES),
         description=f"retraining {number}",
     )
 
 
 def requeue(database: Database, connection: Redis) -> None:
-    """Makes the jobs of open runs again that Redis lost; ends runs whose job failed for good."""
+    """Enqueue the open runs that Redis has lost; end those whose job failed for good."""
     with database.session() as session:
         for run in session.scalars(select(TrainingRun).where(TrainingRun.state.in_(OPEN))):
             job = _job(connection, f"train-{run.id}")
@@ -79,12 +93,13 @@ def requeue(database: Database, connection: Redis) -> None:
 
 
 def finish(run: TrainingRun, state: str, error: str | None = None) -> None:
+    """Set the columns of a run that has ended."""
     run.state, run.error, run.finished_at = state, error, now()
     run.stage = run.seconds_left = None
 
 
 def last_started(session: Session, project: str) -> TrainingRun | None:
-    """The project's newest run that looked at data."""
+    """The project's newest run that read the corrections."""
     return session.scalars(
         select(TrainingRun)
         .where(TrainingRun.project == project, TrainingRun.started_at.is_not(None))

@@ -1,4 +1,4 @@
-"""The tables. Masks in JSON columns are COCO RLE; a change here needs a migration beside it."""
+"""The tables. Masks in JSON columns are COCO RLE. A change here needs a migration (`migrations/`)."""
 
 from __future__ import annotations
 
@@ -11,36 +11,39 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 def now() -> datetime:
+    """The present, aware and in UTC."""
     return datetime.now(UTC)
 
 
 class Moment(TypeDecorator[datetime]):
-    """A point in time, aware and in UTC; SQLite forgets the zone."""
+    """A column of aware points in time, in UTC; SQLite does not store the zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Convert a value to be stored."""
         return value.astimezone(UTC) if value is not None else None
 
     def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        """Convert a stored value."""
         if value is None:
             return None
         return value.astimezone(UTC) if value.tzinfo else value.replace(tzinfo=UTC)
 
 
 class Base(DeclarativeBase):
-    pass
+    """The base class of the tables."""
 
 
 class Event(Base):
-    """A webhook as it came. `digest` is the SHA-256 of the body, so that the same event is kept once."""
+    """A webhook as it came. `body_hash` is the SHA-256 of the body, so that an event is stored once."""
 
     __tablename__ = "events"
     __table_args__ = (Index("ix_events_due", "state", "due_at"),)
 
     id: Mapped[int] = mapped_column(Integer, primary_key=True)
-    digest: Mapped[str] = mapped_column(String(64), unique=True)
+    body_hash: Mapped[str] = mapped_column("digest", String(64), unique=True)
     action: Mapped[str] = mapped_column(String(64))
     project: Mapped[str | None] = mapped_column(String(64), index=True)
     body: Mapped[str] = mapped_column(Text)
@@ -52,7 +55,7 @@ class Event(Base):
 
 
 class Proposal(Base):
-    """What the model answered and the annotator was shown."""
+    """An answer of the model that an annotator was shown."""
 
     __tablename__ = "proposals"
     __table_args__ = (Index("ix_proposals_task", "project", "task"),)
@@ -72,9 +75,13 @@ class Proposal(Base):
 
 
 class Correction(Base):
-    """One annotation as it is now. `status` is labelled, empty, skipped or deleted; only labelled ones and
-    empty ones with turns are learned from. `turns` are `[{prompt, history, answer, targets}]`, their targets
-    `{phrase, label, mask}`; `outcomes` say what became of each proposed target."""
+    """One annotation as it is now.
+
+    `status` is labelled, empty, skipped or deleted; labelled and empty ones with turns are trained on.
+    `turns` are `[{prompt, history, answer, targets}]`, their targets `{phrase, label, mask}`. `outcomes` say
+    what became of each proposed target. A row with the key `task-<task>` and the status deleted is no
+    annotation: it marks a deleted task.
+    """
 
     __tablename__ = "corrections"
 

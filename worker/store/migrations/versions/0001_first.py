@@ -10,6 +10,7 @@ down_revision = None
 
 
 def upgrade() -> None:
+    """Create the tables."""
     op.create_table(
         "events",
         sa.Column("id", sa.Integer(), primary_key=True),
@@ -80,5 +81,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    """Drop the tables."""
     for table in ("training_runs", "corrections", "proposals", "events"):
         op.drop_table(table)

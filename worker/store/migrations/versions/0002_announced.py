@@ -1,4 +1,4 @@
-"""When Label Studio was told of a promoted version."""
+"""The column that says when Label Studio was told of a promoted version."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,6 +10,7 @@ down_revision = "0001"
 
 
 def upgrade() -> None:
+    """Add the column."""
     op.add_column("training_runs", sa.Column("announced_at", Moment()))
     # What was promoted before this migration was announced at once.
     op.execute("UPDATE training_runs SET announced_at = finished_at WHERE state = 'promoted'")

@@ -1,4 +1,4 @@
-"""What an annotator did, told from annotations as Label Studio sends them."""
+"""Comparing annotations with proposals, with annotations as Label Studio sends them."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from backend.corrections.compare import NotUnderstood, Proposed, Region, Target, compare, read_regions, turns
+from backend.corrections.annotation import Region, UnreadableAnnotation, read_regions
+from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
 from backend.corrections.strokes import paint
+from backend.corrections.training_turns import training_turns
 from backend.label_studio.brush_rle import encode
 from backend.prompts.regions import region_id
 from label_config import read_config
@@ -37,11 +39,11 @@ def block(left: int, width: int = 4, shape: tuple[int, int] = (12, 24)) -> np.nd
     return mask
 
 
-PROPOSED = Proposed(
+PROPOSED = ProposedAnswer(
     "seg-1",
     "the cup and the book",
     "cup is [1] and book is [2].",
-    (Target("cup", block(1), 0.9), Target("book", block(10), 0.8)),
+    (ProposedTarget("cup", block(1), 0.9), ProposedTarget("book", block(10), 0.8)),
     history=(("everything", "cup is [1]."),),
     model_version="base-1",
 )
@@ -67,13 +69,13 @@ def region(
     }
 
 
-def understood(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
+def compared(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
     outcomes = compare(read_regions(items, CONFIG), [PROPOSED], CONFIG, empty)
-    return outcomes, turns(outcomes, [PROPOSED])
+    return outcomes, training_turns(outcomes, [PROPOSED])
 
 
 def test_what_is_accepted_keeps_the_models_words_and_history() -> None:
-    outcomes, (turn,) = understood(region(block(1)), region(block(10), "Book", index=1))
+    outcomes, (turn,) = compared(region(block(1)), region(block(10), "Book", index=1))
     assert [outcome.kind for outcome in outcomes] == ["accepted", "accepted"]
     assert turn["answer"] == "cup is {seg} and book is {seg}."
     assert turn["history"] == [["everything", "cup is [1]."]]
@@ -82,7 +84,7 @@ def test_what_is_accepted_keeps_the_models_words_and_history() -> None:
 
 
 def test_an_edited_mask_is_the_truth_and_says_how_far_it_was_off() -> None:
-    outcomes, (turn,) = understood(
+    outcomes, (turn,) = compared(
         region(block(3), origin="prediction-changed"), region(block(10), "Book", index=1)
     )
     assert outcomes[0].kind == "edited" and outcomes[0].iou == pytest.approx(2 / 6)
@@ -91,9 +93,9 @@ def test_an_edited_mask_is_the_truth_and_says_how_far_it_was_off() -> None:
 
 def test_a_label_that_label_studio_overwrote_is_told_from_a_deliberate_one() -> None:
     """On accept every region gets the label that is active: origin is still "prediction"."""
-    outcomes, _ = understood(region(block(1), "Book"), region(block(10), "Book", index=1))
+    outcomes, _ = compared(region(block(1), "Book"), region(block(10), "Book", index=1))
     assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
-    outcomes, (turn,) = understood(
+    outcomes, (turn,) = compared(
         region(block(1), "Book", "prediction-changed"), region(block(10), "Book", index=1)
     )
     assert [(o.kind, o.label) for o in outcomes] == [("relabelled", "Book"), ("accepted", "Book")]
@@ -101,71 +103,74 @@ def test_a_label_that_label_studio_overwrote_is_told_from_a_deliberate_one() -> 
 
 
 def test_what_was_deleted_is_rejected_and_what_was_drawn_for_it_replaces_it() -> None:
-    outcomes, (turn,) = understood(region(block(1)))
+    outcomes, (turn,) = compared(region(block(1)))
     assert [(o.kind, o.phrase) for o in outcomes] == [("accepted", "cup"), ("rejected", "book")]
     assert len(turn["targets"]) == 1 and turn["answer"] is None
     drawn = region(block(12), "Book", "manual", None)
-    outcomes, (turn,) = understood(region(block(1)), drawn)
+    outcomes, (turn,) = compared(region(block(1)), drawn)
     assert [o.kind for o in outcomes] == ["accepted", "redrawn"]
     assert [t["phrase"] for t in turn["targets"]] == ["cup", "book"]
 
 
 def test_all_rejected_is_an_answer_too() -> None:
-    outcomes, (turn,) = understood(empty=True)
+    outcomes, (turn,) = compared(empty=True)
     assert {o.kind for o in outcomes} == {"rejected"}
     assert turn["targets"] == [] and turn["answer"] == "There is no cup and book in this image."
 
 
 def test_a_prompt_whose_masks_were_never_taken_says_nothing() -> None:
-    outcomes, said = understood(region(block(18), None, "manual", None))
-    assert [o.kind for o in outcomes] == ["added"] and said == []
+    outcomes, turns = compared(region(block(18), None, "manual", None))
+    assert [o.kind for o in outcomes] == ["added"] and turns == []
 
 
 def test_a_mask_drawn_without_a_prompt_is_asked_for_by_its_label() -> None:
     second = region(block(18), "Cup", "manual", None)
-    outcomes, said = understood(region(block(1)), region(block(10), "Book", index=1), second)
+    outcomes, turns = compared(region(block(1)), region(block(10), "Book", index=1), second)
     assert outcomes[-1].kind == "added"
-    assert [turn["prompt"] for turn in said] == [PROPOSED.prompt, "Segment the cup."]
-    assert len(said[1]["targets"]) == 2, "all cups, the accepted one included"
+    assert [turn["prompt"] for turn in turns] == [PROPOSED.prompt, "Segment the cup."]
+    assert len(turns[1]["targets"]) == 2, "all cups, the accepted one included"
 
 
 def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
-    denied = Proposed("seg-2", "Segment the red cups.", "There is no cup in this image.", ())
+    denied = ProposedAnswer("seg-2", "Segment the red cups.", "There is no cup in this image.", ())
     by_hand = read_regions([region(block(1), origin="manual", index=None)], CONFIG)
     outcomes = compare(by_hand, [denied], CONFIG)
     assert [(o.kind, o.prompt, o.phrase) for o in outcomes] == [("added", denied.prompt, "cups")]
-    asked, named = turns(outcomes, [denied])
+    asked, named = training_turns(outcomes, [denied])
     assert asked["prompt"] == denied.prompt and asked["answer"] is None
     assert [target["phrase"] for target in asked["targets"]] == ["cups"]
     assert named["prompt"] == "Segment the cup."
 
     # The newest prompt that asked for it, and only one that did.
-    later = Proposed("seg-3", "the cup", "There is no cup in this image.", ())
-    other = Proposed("seg-4", "the book beside the cup", "There is no book in this image.", ())
+    later = ProposedAnswer("seg-3", "the cup", "There is no cup in this image.", ())
+    other = ProposedAnswer("seg-4", "the book beside the cup", "There is no book in this image.", ())
     assert [o.job for o in compare(by_hand, [denied, later, other], CONFIG)] == ["seg-3"]
 
 
 def test_half_an_answer_is_completed_by_hand() -> None:
-    half = Proposed(
-        "seg-1", PROPOSED.prompt, "cup is [1]. There is no book in this image.", (Target("cup", block(1)),)
+    half = ProposedAnswer(
+        "seg-1",
+        PROPOSED.prompt,
+        "cup is [1]. There is no book in this image.",
+        (ProposedTarget("cup", block(1)),),
     )
     regions = read_regions([region(block(1)), region(block(12), "Book", "manual", None)], CONFIG)
     outcomes = compare(regions, [half], CONFIG)
     assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", half.prompt), ("added", half.prompt)]
-    first, _ = turns(outcomes, [half])
+    first, _ = training_turns(outcomes, [half])
     assert first["answer"] is None and [t["phrase"] for t in first["targets"]] == ["cup", "book"]
 
 
 def test_regions_are_known_by_id_where_meta_is_gone() -> None:
     item = region(block(1), "Book")
     del item["meta"]
-    outcomes, _ = understood(item, region(block(10), "Book", index=1))
+    outcomes, _ = compared(item, region(block(10), "Book", index=1))
     assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
 
 
 def test_an_unknown_proposal_still_gives_prompt_and_label() -> None:
     outcomes = compare(read_regions([region(block(1), "Book")], CONFIG), [], CONFIG)
-    (turn,) = turns(outcomes, [])
+    (turn,) = training_turns(outcomes, [])
     assert outcomes[0].iou is None and outcomes[0].label == "Cup"
     assert turn["prompt"] == PROPOSED.prompt and turn["targets"][0]["phrase"] == "cup"
 
@@ -229,13 +234,13 @@ def test_a_stroke_only_adds_or_only_takes_away(mask: np.ndarray, x: float, y: fl
     ],
 )
 def test_what_cannot_be_read_is_said(change: dict[str, Any], words: str) -> None:
-    with pytest.raises(NotUnderstood, match=words):
+    with pytest.raises(UnreadableAnnotation, match=words):
         read_regions([region(block(1)) | change], CONFIG)
 
 
 def test_masks_of_different_images_are_refused() -> None:
     other = region(block(1, shape=(10, 24)), index=1)
-    with pytest.raises(NotUnderstood, match="different sizes"):
+    with pytest.raises(UnreadableAnnotation, match="different sizes"):
         read_regions([region(block(1)), other], CONFIG)
 
 
