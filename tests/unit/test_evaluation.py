@@ -90,7 +90,7 @@ def test_nothing_to_ask_is_an_error() -> None:
 
 def test_the_report_shows_the_worst_first_and_runs_nothing(tmp_path: Path) -> None:
     gallery = Gallery(3)
-    found = evaluate(ByHeart(SAID), [sample()], watch=gallery.look)
+    found = evaluate(ByHeart(SAID), [sample()], watch=gallery.add)
     page = write_report(found, gallery, tmp_path).read_text()
     assert [row.question for row, _ in gallery.worst_first()] == ["refused", "left", "both"]
     assert page.index("refused") < page.index("<b>left") < page.index("<b>both")
