@@ -2,7 +2,8 @@
 
     python -m benchmarks.int8 --cutouts DIR [--scenes 20]
 
-`DIR` is what `recipes.pixellm_mini.cutouts` wrote; the scenes are those of `recipes.pixellm_mini.evaluate`.
+`DIR` is the output of `recipes.pixellm_mini.cutouts`; the scenes are those of
+`recipes.pixellm_mini.evaluate`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from recipes.pixellm_mini.names import chosen_names
 
 
 def ious(one: Segmentation, other: Segmentation) -> list[float]:
+    """IoU of each pair of masks of two answers with the same text."""
     found = []
     for left, right in zip(one.targets, other.targets, strict=True):
         union = np.count_nonzero(left.mask | right.mask)
@@ -29,6 +31,7 @@ def ious(one: Segmentation, other: Segmentation) -> list[float]:
 
 
 def main() -> None:
+    """Print the comparison."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,10 +1,10 @@
-"""Fine-tuning on a project's corrections: street photos with a mask for each class, before and after.
+"""Fine-tuning on street photos with a mask per class: mean IoU before and after.
 
     python -m benchmarks.street --photos DIR [--epochs N] [--out DIR]
 
-`DIR` holds `images/`, `masks/` (one class number a pixel) and `classes.json`. Every fourth photo is kept to
-measure on, by "Segment the CLASS." for each class: mean over the classes of intersection over union, all
-masks of an answer as one. Prints it for the shipped mini and for the adapter, with the seconds it took.
+`DIR` holds `images/`, `masks/` (one class number per pixel) and `classes.json`. Every fourth photo is held
+out. Each class is asked for by "Segment the CLASS.", and all masks of an answer are merged. Prints the mean
+over classes of intersection over union for the shipped mini and for the adapter, and the seconds of training.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pixellm_model.samples import PLACEHOLDER, Question, Sample
 
 
 class StreetPhotos:
-    """The photos `numbers` as samples: one question a class."""
+    """Photos as samples, with one question per class."""
 
     def __init__(self, folder: Path, held_out: bool):
         self.classes: dict[int, str] = _classes(folder)
@@ -36,10 +36,12 @@ class StreetPhotos:
         return len(self.masks)
 
     def image(self, index: int) -> Image.Image:
+        """A photo."""
         (path,) = self._images.glob(f"{self.masks[index].stem}.*")
         return Image.open(path).convert("RGB")
 
     def truth(self, index: int) -> np.ndarray:
+        """A photo's class numbers, (H, W)."""
         return np.asarray(Image.open(self.masks[index]))
 
     def __getitem__(self, index: int) -> Sample:
@@ -57,13 +59,13 @@ class StreetPhotos:
 
 
 def _classes(folder: Path) -> dict[int, str]:
-    """Class numbers and names; what has no class is not asked for."""
+    """Names by class number, without "unlabelled"."""
     names = json.loads((folder / "classes.json").read_text())
     return {number: name for number, name in enumerate(names) if name != "unlabelled"}
 
 
 def mean_iou(segmenter: Segmenter, photos: StreetPhotos) -> tuple[float, dict[str, float]]:
-    """Mean over classes, and each class's IoU."""
+    """The mean over classes of a model's IoU, and each class's IoU by name."""
     intersection = dict.fromkeys(photos.classes, 0)
     union = dict.fromkeys(photos.classes, 0)
     for index in range(len(photos)):
@@ -81,6 +83,7 @@ def mean_iou(segmenter: Segmenter, photos: StreetPhotos) -> tuple[float, dict[st
 
 
 def main() -> None:
+    """Train, and print the comparison."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
