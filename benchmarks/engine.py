@@ -80,10 +80,10 @@ def reference(segmenter: Segmenter, image: Image.Image, prompt: str) -> int:
 def answering(segmenter: Segmenter, prompt: str, targets: int) -> Iterator[None]:
     """Make the model answer `prompt` by naming `targets` targets, so that both loops do the same work."""
     model, tokenizer = segmenter.model, segmenter.tokenizer
-    said = tokenizer.encode(", ".join(["thing is " + tokenizer.codebook.text] * targets) + ".")[1:]
-    script = torch.tensor([*said, tokenizer.eos_id])
-    asked = tokenizer.encode(build_prompt(model.config, tokenizer, prompt))
-    first = len(asked) + model.config.image_tokens - 2  # the position that predicts the first answered token
+    answer = tokenizer.encode(", ".join(["thing is " + tokenizer.codebook.text] * targets) + ".")[1:]
+    script = torch.tensor([*answer, tokenizer.eos_id])
+    ids = tokenizer.encode(build_prompt(model.config, tokenizer, prompt))
+    first = len(ids) + model.config.image_tokens - 2  # the position that predicts the first answered token
     seen: dict[str, torch.Tensor] = {}
 
     def listen(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def peak_mib(work: Callable[[], object]) -> float:
 def peaks(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
     """Peak memory of both loops in MiB. The engine goes first, so the reference's leftovers do not count."""
     image = Image.open(PHOTO).convert("RGB")
-    found = {
+    memory = {
         "2_targets": {
             "engine": peak_mib(lambda: segmenter.segment(image, PROMPTS[2])),
             "baseline": peak_mib(lambda: reference(segmenter, image, PROMPTS[2])),
@@ -199,11 +199,11 @@ def peaks(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
     if not quick:
         large = image.resize(LARGE)
         with answering(segmenter, "all things", MANY[-1]):
-            found["8_targets_on_12_megapixels"] = {
+            memory["8_targets_on_12_megapixels"] = {
                 "engine": peak_mib(lambda: segmenter.segment(large, "all things")),
                 "baseline": peak_mib(lambda: reference(segmenter, large, "all things")),
             }
-    return found
+    return memory
 
 
 def main() -> None:
@@ -215,15 +215,15 @@ def main() -> None:
     arguments = parser.parse_args()
     segmenter = Segmenter.from_pretrained(arguments.model)
     memory = peaks(segmenter, arguments.quick)
-    found = measure(segmenter, arguments.quick)
+    times = measure(segmenter, arguments.quick)
     machine = f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
     if arguments.json:
-        print(json.dumps({**found, "peak_mib": memory, "machine": machine, "model": segmenter.version}))
+        print(json.dumps({**times, "peak_mib": memory, "machine": machine, "model": segmenter.version}))
         return
     print(f"{segmenter.version}, {machine}")
     print(f"  {'':36} {'engine':>9} {'baseline':>9} {'ratio':>7}")
-    for name, ratio in found["ratios"].items():
-        engine, baseline = found["seconds"][name], found["seconds"][f"{name}_baseline"]
+    for name, ratio in times["ratios"].items():
+        engine, baseline = times["seconds"][name], times["seconds"][f"{name}_baseline"]
         print(f"  {name:36} {engine:7.3f} s {baseline:7.3f} s {ratio:7.1f}")
     for name, loops in memory.items():
         print(f"  {'peak MiB, ' + name:36} {loops['engine']:7.0f}   {loops['baseline']:7.0f}")

@@ -213,12 +213,12 @@ class SceneRenderer:
         return painted(width, height, rng), [], True, frozenset()
 
     def _framed(
-        self, rng: np.random.Generator, width: int, height: int, zoom: float, kept: float = 0.5
+        self, rng: np.random.Generator, width: int, height: int, zoom: float, min_share: float = 0.5
     ) -> tuple[Pixels, Thing | None]:
-        """A photo cropped to a size, and its thing if at least `kept` of its share of the image remains."""
+        """A photo cropped to a size, and its thing if at least `min_share` of its area stays in the image."""
         photo = self._any_photo(rng)
         image, mask = Image.open(photo.file).convert("RGB"), Image.open(photo.mask).convert("L")
-        return self._crop(photo.name, image, mask, (width, height), zoom, kept, rng)
+        return self._crop(photo.name, image, mask, (width, height), zoom, min_share, rng)
 
     def _any_photo(self, rng: np.random.Generator) -> Photo:
         return self.photos[int(rng.choice(len(self.photos), p=self.photo_weights))]
@@ -230,7 +230,7 @@ class SceneRenderer:
         mask: Image.Image,
         size: tuple[int, int],
         zoom: float,
-        kept: float,
+        min_share: float,
         rng: np.random.Generator,
     ) -> tuple[Pixels, Thing | None]:
         box = _crop_box(image, size, zoom, rng)
@@ -238,7 +238,7 @@ class SceneRenderer:
         visible = np.asarray(mask.resize(size, Image.Resampling.BILINEAR, box=box)) > 127
         if rng.random() < 0.5:
             pixels, visible = pixels[:, ::-1], np.ascontiguousarray(visible[:, ::-1])
-        enough = visible.mean() >= max(MIN_AREA, kept * float(np.asarray(mask).mean()) / 255)
+        enough = visible.mean() >= max(MIN_AREA, min_share * float(np.asarray(mask).mean()) / 255)
         return pixels, Thing(name, visible) if enough else None
 
     def _photo(self, rng: np.random.Generator) -> Picture | None:
