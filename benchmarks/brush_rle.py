@@ -17,6 +17,7 @@ import numpy as np
 from label_studio_sdk.converter.brush import decode_rle, mask2rle
 
 from backend.label_studio.brush_rle import decode, encode
+from pixellm_model.samples import Mask
 
 SIZES = ((640, 480), (1920, 1080), (4000, 3000))
 SPECKLE = 0.002
@@ -59,7 +60,7 @@ class Row:
         return asdict(self) | {"encode_ratio": self.encode_ratio, "decode_ratio": self.decode_ratio}
 
 
-def blobs(width: int, height: int) -> np.ndarray:
+def blobs(width: int, height: int) -> Mask:
     """A mask of three discs of different sizes, like the masks of a scene."""
     y, x = np.ogrid[:height, :width]
     places = ((0.3, 0.3, 0.22), (0.7, 0.4, 0.15), (0.5, 0.8, 0.1))
@@ -67,11 +68,11 @@ def blobs(width: int, height: int) -> np.ndarray:
         (x - width * cx) ** 2 + (y - height * cy) ** 2 < (min(width, height) * radius) ** 2
         for cx, cy, radius in places
     ]
-    mask: np.ndarray = np.logical_or.reduce(discs)
+    mask: Mask = np.logical_or.reduce(discs)
     return mask
 
 
-def measure(name: str, mask: np.ndarray, repeats: int) -> Row:
+def measure(name: str, mask: Mask, repeats: int) -> Row:
     """Time both codecs on one mask.
 
     Args:

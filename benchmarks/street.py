@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pixellm_model import Request, Segmentation, Segmenter
@@ -28,8 +29,8 @@ class StreetPhotos:
 
     def __init__(self, folder: Path, held_out: bool):
         self.classes: dict[int, str] = _classes(folder)
-        every = sorted((folder / "masks").glob("*.png"))
-        self.masks = [path for number, path in enumerate(every) if (number % 4 == 0) == held_out]
+        paths = sorted((folder / "masks").glob("*.png"))
+        self.masks = [path for number, path in enumerate(paths) if (number % 4 == 0) == held_out]
         self._images = folder / "images"
 
     def __len__(self) -> int:
@@ -40,7 +41,7 @@ class StreetPhotos:
         (path,) = self._images.glob(f"{self.masks[index].stem}.*")
         return Image.open(path).convert("RGB")
 
-    def truth(self, index: int) -> np.ndarray:
+    def truth(self, index: int) -> npt.NDArray[np.uint8]:
         """A photo's class numbers, (H, W)."""
         return np.asarray(Image.open(self.masks[index]))
 
@@ -71,15 +72,15 @@ def mean_iou(segmenter: Segmenter, photos: StreetPhotos) -> tuple[float, dict[st
     for index in range(len(photos)):
         picture, truth = segmenter.prepare(photos.image(index)), photos.truth(index)
         requests = [Request(picture, f"Segment the {name}.") for name in photos.classes.values()]
-        for number, answered in zip(photos.classes, segmenter.segment_batch(requests), strict=True):
-            assert isinstance(answered, Segmentation)
-            found = np.zeros(truth.shape, bool)
-            for target in answered.targets:
-                found |= target.mask
-            intersection[number] += int((found & (truth == number)).sum())
-            union[number] += int((found | (truth == number)).sum())
-    each = {name: intersection[n] / union[n] for n, name in photos.classes.items() if union[n]}
-    return float(np.mean(list(each.values()))), each
+        for number, answer in zip(photos.classes, segmenter.segment_batch(requests), strict=True):
+            assert isinstance(answer, Segmentation)
+            predicted = np.zeros(truth.shape, bool)
+            for target in answer.targets:
+                predicted |= target.mask
+            intersection[number] += int((predicted & (truth == number)).sum())
+            union[number] += int((predicted | (truth == number)).sum())
+    by_class = {name: intersection[n] / union[n] for n, name in photos.classes.items() if union[n]}
+    return float(np.mean(list(by_class.values()))), by_class
 
 
 def main() -> None:
@@ -108,9 +109,9 @@ def main() -> None:
         began = time.perf_counter()
         folder = fine_tune(None, train, recipe, arguments.out or Path(scratch))
         seconds = time.perf_counter() - began
-        after, each = mean_iou(segmenter.with_adapter(folder), held_out)
+        after, by_class = mean_iou(segmenter.with_adapter(folder), held_out)
     print(f"after {seconds:.0f} s: mean IoU {after:.3f} ({after / max(before, 1e-3):.1f} times)")
-    for name, iou in each.items():
+    for name, iou in by_class.items():
         print(f"  {name:12} {iou:.3f}")
 
 
