@@ -17,6 +17,7 @@ import numpy as np
 from label_studio_sdk.converter.brush import decode_rle, mask2rle
 
 from backend.label_studio.brush_rle import decode, encode
+from pixellm_model.samples import Mask
 
 SIZES = ((640, 480), (1920, 1080), (4000, 3000))
 SPECKLE = 0.002
@@ -24,7 +25,17 @@ SPECKLE = 0.002
 
 @dataclass(frozen=True)
 class Row:
-    """Times in seconds for one mask; `size` is width x height."""
+    """The measurements of one mask.
+
+    Attributes:
+        size: width x height in pixels.
+        mask: name of the mask.
+        bytes: length of the encoding.
+        encode_s: seconds to encode.
+        sdk_encode_s: seconds the SDK takes to encode.
+        decode_s: seconds to decode.
+        sdk_decode_s: seconds the SDK takes to decode.
+    """
 
     size: str
     mask: str
@@ -36,30 +47,42 @@ class Row:
 
     @property
     def encode_ratio(self) -> float:
+        """The SDK's encoding time over ours."""
         return self.sdk_encode_s / self.encode_s
 
     @property
     def decode_ratio(self) -> float:
+        """The SDK's decoding time over ours."""
         return self.sdk_decode_s / self.decode_s
 
     def as_json(self) -> dict[str, object]:
+        """The measurements and ratios."""
         return asdict(self) | {"encode_ratio": self.encode_ratio, "decode_ratio": self.decode_ratio}
 
 
-def blobs(width: int, height: int) -> np.ndarray:
-    """Three discs of different sizes, as the masks of a scene have."""
+def blobs(width: int, height: int) -> Mask:
+    """A mask of three discs of different sizes, like the masks of a scene."""
     y, x = np.ogrid[:height, :width]
     places = ((0.3, 0.3, 0.22), (0.7, 0.4, 0.15), (0.5, 0.8, 0.1))
     discs = [
         (x - width * cx) ** 2 + (y - height * cy) ** 2 < (min(width, height) * radius) ** 2
         for cx, cy, radius in places
     ]
-    mask: np.ndarray = np.logical_or.reduce(discs)
+    mask: Mask = np.logical_or.reduce(discs)
     return mask
 
 
-def measure(name: str, mask: np.ndarray, repeats: int) -> Row:
-    """Raises AssertionError if the two codecs disagree."""
+def measure(name: str, mask: Mask, repeats: int) -> Row:
+    """Time both codecs on one mask.
+
+    Args:
+        name: names the mask in the table.
+        mask: (H, W) bool.
+        repeats: runs of each; the fastest counts.
+
+    Raises:
+        AssertionError: the two codecs disagree.
+    """
     height, width = mask.shape
     grey = mask.astype(np.uint8) * 255
     rle = encode(mask)
@@ -86,6 +109,7 @@ def _best(call: Callable[[], object], repeats: int) -> float:
 
 
 def main() -> None:
+    """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--json", action="store_true", help="print JSON and no table")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each, the best counts")

@@ -1,12 +1,12 @@
-"""The engine against the reference's loop: same weights, prompts, thread count and process.
+"""The engine against the reference's decoding loop: same weights, prompts, thread count and process.
 
     python -m benchmarks.engine [--model DIR] [--quick] [--json]
 
-The reference loop is written here from its described behaviour: no key/value cache, and for every token the
-tower and the whole prompt again; all masks at the photo's size at once. "One by one" is the baseline of the
-batch. What the engine learned from the timed prompts and images it forgets before each run; it keeps what
-answers to other prompts about another image taught it, as in a worker that has been asked before. Peak memory
-is the process's, weights included. `--quick` measures each once and leaves the large ones out.
+The reference loop is written here from its described behaviour: no key/value cache, the tower and the whole
+prompt again for every token, and all masks at the photo's size at once. The baseline of the batch is the
+engine with one prompt at a time. Before each run the engine forgets the timed prompts and images; it then
+answers other prompts about another image, so that it has drafts, as a worker in use has. Peak memory is the
+process's, weights included. `--quick` measures each once and leaves the large ones out.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ LARGE = (4000, 3000)  # pixels
 
 @torch.inference_mode()
 def reference(segmenter: Segmenter, image: Image.Image, prompt: str) -> int:
-    """One prompt the reference's way; returns how many tokens were answered."""
+    """Answer one prompt as the reference does; returns the number of tokens."""
     model, tokenizer = segmenter.model, segmenter.tokenizer
     processed = process_image(image, model.config.image_size)
     ids = tokenizer.encode(build_prompt(model.config, tokenizer, prompt))
@@ -78,12 +78,12 @@ def reference(segmenter: Segmenter, image: Image.Image, prompt: str) -> int:
 
 @contextmanager
 def answering(segmenter: Segmenter, prompt: str, targets: int) -> Iterator[None]:
-    """Within it `prompt` is answered by naming `targets` targets: both loops then do the same work."""
+    """Make the model answer `prompt` by naming `targets` targets, so that both loops do the same work."""
     model, tokenizer = segmenter.model, segmenter.tokenizer
-    said = tokenizer.encode(", ".join(["thing is " + tokenizer.codebook.text] * targets) + ".")[1:]
-    script = torch.tensor([*said, tokenizer.eos_id])
-    asked = tokenizer.encode(build_prompt(model.config, tokenizer, prompt))
-    first = len(asked) + model.config.image_tokens - 2  # the position that predicts the first answered token
+    answer = tokenizer.encode(", ".join(["thing is " + tokenizer.codebook.text] * targets) + ".")[1:]
+    script = torch.tensor([*answer, tokenizer.eos_id])
+    ids = tokenizer.encode(build_prompt(model.config, tokenizer, prompt))
+    first = len(ids) + model.config.image_tokens - 2  # the position that predicts the first answered token
     seen: dict[str, torch.Tensor] = {}
 
     def listen(_module: torch.nn.Module, _args: Any, kwargs: dict[str, Any]) -> None:
@@ -106,7 +106,7 @@ def answering(segmenter: Segmenter, prompt: str, targets: int) -> Iterator[None]
 
 
 def seconds(work: Callable[[], object], runs: int, before: Callable[[], object] | None = None) -> float:
-    """Median of `runs`, each after an untimed `before`."""
+    """Median seconds of `runs` runs, each after an untimed call of `before`."""
     taken = []
     for _ in range(runs):
         if before:
@@ -118,6 +118,11 @@ def seconds(work: Callable[[], object], runs: int, before: Callable[[], object] 
 
 
 def measure(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
+    """Time engine and baseline.
+
+    Returns:
+        "seconds" by name, the baseline's with the suffix `_baseline`, and "ratios" of baseline to engine.
+    """
     runs = 1 if quick else RUNS
     image = Image.open(PHOTO).convert("RGB")
     other = Image.open(OTHER_PHOTO).convert("RGB")
@@ -174,7 +179,7 @@ def measure(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
 
 
 def peak_mib(work: Callable[[], object]) -> float:
-    """The process's peak memory while it does `work` (Linux)."""
+    """Peak memory of the process in MiB while it does `work` (Linux only)."""
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far
     work()
@@ -183,9 +188,9 @@ def peak_mib(work: Callable[[], object]) -> float:
 
 
 def peaks(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
-    """Peak memory of both loops, the engine's first: what the other leaves behind does not count for it."""
+    """Peak memory of both loops in MiB. The engine goes first, so the reference's leftovers do not count."""
     image = Image.open(PHOTO).convert("RGB")
-    found = {
+    memory = {
         "2_targets": {
             "engine": peak_mib(lambda: segmenter.segment(image, PROMPTS[2])),
             "baseline": peak_mib(lambda: reference(segmenter, image, PROMPTS[2])),
@@ -194,14 +199,15 @@ def peaks(segmenter: Segmenter, quick: bool) -> dict[str, dict[str, float]]:
     if not quick:
         large = image.resize(LARGE)
         with answering(segmenter, "all things", MANY[-1]):
-            found["8_targets_on_12_megapixels"] = {
+            memory["8_targets_on_12_megapixels"] = {
                 "engine": peak_mib(lambda: segmenter.segment(large, "all things")),
                 "baseline": peak_mib(lambda: reference(segmenter, large, "all things")),
             }
-    return found
+    return memory
 
 
 def main() -> None:
+    """Print the table or one JSON object."""
     parser = argparse.ArgumentParser("python -m benchmarks.engine", description=__doc__)
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped mini)")
     parser.add_argument("--quick", action="store_true")
@@ -209,15 +215,15 @@ def main() -> None:
     arguments = parser.parse_args()
     segmenter = Segmenter.from_pretrained(arguments.model)
     memory = peaks(segmenter, arguments.quick)
-    found = measure(segmenter, arguments.quick)
+    times = measure(segmenter, arguments.quick)
     machine = f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"
     if arguments.json:
-        print(json.dumps({**found, "peak_mib": memory, "machine": machine, "model": segmenter.version}))
+        print(json.dumps({**times, "peak_mib": memory, "machine": machine, "model": segmenter.version}))
         return
     print(f"{segmenter.version}, {machine}")
     print(f"  {'':36} {'engine':>9} {'baseline':>9} {'ratio':>7}")
-    for name, ratio in found["ratios"].items():
-        engine, baseline = found["seconds"][name], found["seconds"][f"{name}_baseline"]
+    for name, ratio in times["ratios"].items():
+        engine, baseline = times["seconds"][name], times["seconds"][f"{name}_baseline"]
         print(f"  {name:36} {engine:7.3f} s {baseline:7.3f} s {ratio:7.1f}")
     for name, loops in memory.items():
         print(f"  {'peak MiB, ' + name:36} {loops['engine']:7.0f}   {loops['baseline']:7.0f}")

@@ -1,11 +1,11 @@
-"""The loop on a project's corrections as they arrive: what serves after 0, 10, 25, 50 and all of them.
+"""The correction loop on one project: the serving version's gIoU after 0, 10, 25, 50 and all corrections.
 
     python -m benchmarks.loop --photos DIR [--after 0 10 25 50 92] [--plot docs/images/loop.png] [--json FILE]
 
-`DIR` holds `images/`, `masks/` (one class number a pixel) and `classes.json`. Photos arrive in the order of
-their names, each as an annotation with a mask for each class, drawn by hand; a fifth of them, by their hash,
-is never trained on. After each step a real retraining runs, gate included. Prints gIoU on all held-out photos
-(also those yet to arrive) for the version that serves then, its ratio to the base, the verdict and the time.
+`DIR` holds `images/`, `masks/` (one class number per pixel) and `classes.json`. Photos arrive in the order of
+their names, each as an annotation with one hand-drawn mask per class. A fifth of them, chosen by hash, is
+never trained on. After each step a real retraining runs, gate included. Prints gIoU of the serving version on
+all held-out photos (also those that have not arrived yet), its ratio to the base, the verdict and the time.
 """
 
 from __future__ import annotations
@@ -52,13 +52,14 @@ class Arrivals:
         self._arrived = 0
 
     def arrive(self, until: int) -> None:
+        """Store the corrections of the first `until` photos."""
         with self._database.session() as session:
             for number in range(self._arrived, until):
                 store(session, self._correction(number))
         self._arrived = until
 
     def held_out(self) -> list[Sample]:
-        """Every held-out photo with a question for each class it shows."""
+        """Every held-out photo with a question per class it shows."""
         numbers = [n for n, name in enumerate(self.names) if split_of(name) == "held_out"]
         samples = [self.photos[number] for number in numbers]
         return [Sample(one.image, tuple(q for q in one.questions if q.masks)) for one in samples]
@@ -93,6 +94,17 @@ def _turn(question: Any) -> dict[str, Any]:
 
 
 def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[dict[str, Any]]:
+    """Run the loop.
+
+    Args:
+        photos: folder of the photos.
+        after: numbers of corrections after which to retrain and evaluate.
+        folder: data directory of the project.
+        redis_url: where jobs are queued.
+
+    Returns:
+        One row per step.
+    """
     os.environ |= {"DATA_DIR": str(folder), "REDIS_URL": redis_url}
     settings = WorkerSettings.model_validate({})
     database, registry = Database(settings), Registry(settings)
@@ -132,6 +144,7 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
+    """Draw gIoU over the number of corrections into a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -155,6 +168,7 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def main() -> None:
+    """Run the loop; print, save and plot its rows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

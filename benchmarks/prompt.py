@@ -2,8 +2,8 @@
 
     python -m benchmarks.prompt [--json]
 
-Backend, Redis and worker run as users run them; the photo travels inside the request. The baseline is the
-same model asked in this process, without any of them.
+Backend, Redis and worker run as in production; the photo travels inside the request. The baseline is the same
+model called in this process.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ FOLLOW_UPS = ("the cup", "the spoon", "the plate", "something you can drink from
 
 
 def ask(client: httpx.Client, image: str, prompt: str) -> float:
-    """Seconds until the answer with its masks is there."""
+    """Seconds until the answer with its masks has arrived."""
     text = {"from_name": "prompt", "type": "textarea", "value": {"text": [prompt]}}
     task = {"id": 1, "data": {"image": image}}
     body = {"tasks": [task], "label_config": CONFIG, "params": {"context": {"result": [text]}}}
@@ -42,7 +42,7 @@ def ask(client: httpx.Client, image: str, prompt: str) -> float:
 
 
 def peak_mib(pid: int) -> float:
-    """Peak resident memory of a process; Linux only."""
+    """Peak resident memory of a process in MiB (Linux only)."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmHWM:"):
             return int(line.split()[1]) / 1024
@@ -50,6 +50,7 @@ def peak_mib(pid: int) -> float:
 
 
 def measure() -> dict[str, float]:
+    """Latencies in seconds, their ratio, and peak memory in MiB."""
     image = "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
     with services(("-m", "worker")) as (url, pid), httpx.Client(base_url=url, timeout=120) as client:
         first = ask(client, image, FIRST)
@@ -74,6 +75,7 @@ def measure() -> dict[str, float]:
 
 
 def main() -> None:
+    """Print the measurements."""
     parser = argparse.ArgumentParser("python -m benchmarks.prompt", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()

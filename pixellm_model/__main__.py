@@ -7,78 +7,105 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pixellm_model import Segmentation
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run one command; bad input ends with one line on stderr and exit status 2."""
-    parser = argparse.ArgumentParser(
-        prog="python -m pixellm_model", description="PixelLM on the command line."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+    """Run one command.
 
-    segment = commands.add_parser("segment", help="segment an image by a prompt")
-    segment.add_argument("image", type=Path)
-    segment.add_argument("prompt")
-    segment.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
-    segment.add_argument("--adapter", type=Path, help="folder of a fine-tuned adapter")
-    segment.add_argument("--vision-tower", type=Path, help="CLIP tower of a published checkpoint")
-    segment.add_argument("--device", default="auto")
-    segment.add_argument("--dtype", default="auto")
-    segment.add_argument("--out", type=Path, help="write the overlay picture here")
-    segment.add_argument("--json", action="store_true", help="print JSON with COCO RLE masks")
-    segment.set_defaults(run=_segment)
+    Args:
+        argv: the arguments; those of the process by default.
 
-    convert = commands.add_parser("convert", help="write a self-contained safetensors folder, tower included")
-    convert.add_argument("source", type=Path)
-    convert.add_argument("target", type=Path)
-    convert.add_argument("--vision-tower", type=Path)
-    convert.set_defaults(run=_convert)
-
-    inspect = commands.add_parser("inspect", help="print what a checkpoint is")
-    inspect.add_argument("folder", type=Path)
-    inspect.add_argument("--vision-tower", type=Path)
-    inspect.set_defaults(run=_inspect)
-
-    evaluate = commands.add_parser("evaluate", help="measure a model on annotated images")
-    evaluate.add_argument("--data", type=Path, required=True, help="file or folder (docs/data.md)")
-    evaluate.add_argument("--kind", help="muse, coco, refer, reason_seg or scenes; default: by its contents")
-    evaluate.add_argument("--split", help="only records of this split")
-    evaluate.add_argument("--images", type=Path, help="folder of the pictures")
-    evaluate.add_argument("--limit", type=int, help="only so many images, evenly chosen")
-    evaluate.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
-    evaluate.add_argument("--adapter", type=Path, help="folder of a fine-tuned adapter")
-    evaluate.add_argument("--device", default="auto")
-    evaluate.add_argument("--dtype", default="auto")
-    evaluate.add_argument("--compat", action="store_true", help="the reference's MUSE figures too")
-    evaluate.add_argument("--out", type=Path, help="write report.html and report.json into this folder")
-    evaluate.add_argument("--json", action="store_true", help="print JSON, all questions included")
-    evaluate.set_defaults(run=_evaluate)
-
-    train = commands.add_parser("train", help="fine-tune an adapter (docs/training.md)")
-    train.add_argument("--data", type=Path, required=True, help="file or folder (docs/data.md)")
-    train.add_argument("--kind", help="muse, coco, refer, reason_seg or scenes; default: by its contents")
-    train.add_argument("--split", help="only records of this split")
-    train.add_argument("--images", type=Path, help="folder of the pictures")
-    train.add_argument("--limit", type=int, help="only so many images, evenly chosen")
-    train.add_argument("--base", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
-    train.add_argument("--out", type=Path, required=True, help="folder of the run; goes on where it stopped")
-    train.add_argument("--recipe", type=Path, help="JSON object with fields of FineTuneRecipe")
-    train.add_argument("--epochs", type=float)
-    train.add_argument("--lr", type=float)
-    train.add_argument("--batch-size", type=int)
-    train.add_argument("--seed", type=int)
-    train.add_argument("--device", default="auto")
-    train.set_defaults(run=_train)
-
-    args = parser.parse_args(argv)
+    Returns:
+        The exit status: 0, or 2 after an error, which is one line on stderr.
+    """
+    arguments = _parser().parse_args(argv)
     try:
-        args.run(args)
+        arguments.run(arguments)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"pixellm: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m pixellm_model", description="PixelLM on the command line."
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    _add_segment(commands.add_parser("segment", help="segment an image by a prompt"))
+    _add_convert(
+        commands.add_parser("convert", help="write a self-contained safetensors folder, tower included")
+    )
+    _add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
+    _add_evaluate(commands.add_parser("evaluate", help="measure a model on annotated images"))
+    _add_train(commands.add_parser("train", help="fine-tune an adapter (docs/training.md)"))
+    return parser
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("image", type=Path)
+    parser.add_argument("prompt")
+    _add_model_arguments(parser)
+    parser.add_argument("--vision-tower", type=Path, help="CLIP tower of a published checkpoint")
+    parser.add_argument("--out", type=Path, help="write the overlay picture here")
+    parser.add_argument("--json", action="store_true", help="print JSON with COCO RLE masks")
+    parser.set_defaults(run=_segment)
+
+
+def _add_convert(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", type=Path)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--vision-tower", type=Path)
+    parser.set_defaults(run=_convert)
+
+
+def _add_inspect(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--vision-tower", type=Path)
+    parser.set_defaults(run=_inspect)
+
+
+def _add_evaluate(parser: argparse.ArgumentParser) -> None:
+    _add_data_arguments(parser)
+    _add_model_arguments(parser)
+    parser.add_argument("--compat", action="store_true", help="the reference's MUSE figures too")
+    parser.add_argument("--out", type=Path, help="write report.html and report.json into this folder")
+    parser.add_argument("--json", action="store_true", help="print JSON, all questions included")
+    parser.set_defaults(run=_evaluate)
+
+
+def _add_train(parser: argparse.ArgumentParser) -> None:
+    _add_data_arguments(parser)
+    parser.add_argument("--base", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumed if interrupted")
+    parser.add_argument("--recipe", type=Path, help="JSON object with fields of FineTuneRecipe")
+    parser.add_argument("--epochs", type=float)
+    parser.add_argument("--lr", type=float)
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--seed", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.set_defaults(run=_train)
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
+    parser.add_argument("--adapter", type=Path, help="folder of a fine-tuned adapter")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--dtype", default="auto")
+
+
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data", type=Path, required=True, help="file or folder (docs/data.md)")
+    parser.add_argument("--kind", help="muse, coco, refer, reason_seg or scenes; default: by its contents")
+    parser.add_argument("--split", help="only records of this split")
+    parser.add_argument("--images", type=Path, help="folder of the pictures")
+    parser.add_argument("--limit", type=int, help="only so many images, evenly chosen")
 
 
 def _segment(args: argparse.Namespace) -> None:
@@ -101,8 +128,8 @@ def _segment(args: argparse.Namespace) -> None:
         return
     print(result.answer)
     for number, target in enumerate(result.targets, 1):
-        where = f"box {target.box}, {target.mask.mean():.1%} of the image"
-        print(f"  [{number}] {target.phrase}: score {target.score:.2f}, {where}")
+        area = f"{target.mask.mean():.1%} of the image"
+        print(f"  [{number}] {target.phrase}: score {target.score:.2f}, box {target.box}, {area}")
     for warning in result.warnings:
         print(f"  ! {warning}")
     print("  " + ", ".join(f"{stage} {seconds:.2f} s" for stage, seconds in result.timings.items()))
@@ -110,13 +137,10 @@ def _segment(args: argparse.Namespace) -> None:
         print(f"  overlay: {args.out}")
 
 
-def _as_json(result: object, size: tuple[int, int], version: str) -> dict[str, object]:
+def _as_json(result: Segmentation, size: tuple[int, int], version: str) -> dict[str, object]:
     import numpy as np
     from pycocotools import mask as coco
 
-    from pixellm_model.engine.answers import Segmentation
-
-    assert isinstance(result, Segmentation)
     targets = []
     for target in result.targets:
         rle = coco.encode(np.asfortranarray(target.mask.astype(np.uint8)))
@@ -152,19 +176,19 @@ def _evaluate(args: argparse.Namespace) -> None:
     if args.adapter:
         segmenter = segmenter.with_adapter(args.adapter)
     gallery = Gallery()
-    shown = tqdm(samples, unit="image", file=sys.stderr, disable=None)
-    found = evaluate(segmenter, shown, args.compat, gallery.look)
-    found.skipped += samples.skipped
+    with_progress = tqdm(samples, unit="image", file=sys.stderr, disable=None)
+    evaluation = evaluate(segmenter, with_progress, args.compat, gallery.add)
+    evaluation.skipped += samples.skipped
     if args.json:
-        print(json.dumps(found.as_json()))
+        print(json.dumps(evaluation.as_json()))
     else:
         print(segmenter.version)
-        for name, value in found.figures().items():
+        for name, value in evaluation.figures().items():
             print(f"  {name:15} {value}")
-        if found.skipped:
-            print(f"  ! {len(found.skipped)} records left out, the first: {found.skipped[0]}")
+        if evaluation.skipped:
+            print(f"  ! {len(evaluation.skipped)} records left out, the first: {evaluation.skipped[0]}")
     if args.out:
-        print(f"report: {write_report(found, gallery, args.out)}", file=sys.stderr)
+        print(f"report: {write_report(evaluation, gallery, args.out)}", file=sys.stderr)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -177,8 +201,8 @@ def _train(args: argparse.Namespace) -> None:
     for reason in samples.skipped[:5]:
         print(f"! left out: {reason}", file=sys.stderr)
     recipe = FineTuneRecipe.from_file(args.recipe) if args.recipe else FineTuneRecipe()
-    given = {name: getattr(args, name) for name in ("epochs", "lr", "batch_size", "seed")}
-    recipe = replace(recipe, **{name: value for name, value in given.items() if value is not None})
+    options = {name: getattr(args, name) for name in ("epochs", "lr", "batch_size", "seed")}
+    recipe = replace(recipe, **{name: value for name, value in options.items() if value is not None})
     print(f"adapter: {fine_tune(args.base, samples, recipe, args.out, args.device)}")
 
 
@@ -196,7 +220,7 @@ def _inspect(args: argparse.Namespace) -> None:
     from pixellm_model import checkpoint
 
     model, tokenizer = checkpoint.load(args.folder, args.vision_tower)
-    config, tower, book = model.config, model.config.tower, tokenizer.codebook
+    config, tower, codebook = model.config, model.config.tower, tokenizer.codebook
     assert tower is not None
     millions = sum(p.numel() for p in model.parameters()) / 1e6
     rows = {
@@ -209,7 +233,7 @@ def _inspect(args: argparse.Namespace) -> None:
         f"vocabulary {config.llama.vocab_size}",
         "vision tower": f"{tower.model_type}, {tower.num_hidden_layers} layers x {tower.hidden_size}, "
         f"{config.image_size} px, hidden states {config.select_layers}",
-        "codebook": f"ids {book.ids[0]}..{book.ids[-1]}, {book.tokens_per_scale} a scale",
+        "codebook": f"ids {codebook.ids[0]}..{codebook.ids[-1]}, {codebook.tokens_per_scale} a scale",
         "parameters": f"{millions:.1f} M, {str(model.dtype).removeprefix('torch.')}",
     }
     for key, value in rows.items():

@@ -1,6 +1,6 @@
-"""Checkpoints on disk: the published layout read as it is, our self-contained one read and written.
+"""Checkpoints on disk: reads the published layout, reads and writes the self-contained one.
 
-Nothing here runs code from a checkpoint: safetensors, or `torch.load` with `weights_only`.
+Never runs code from a checkpoint: weights are safetensors, or read by `torch.load` with `weights_only`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ UNUSED = re.compile(
     r"rotary_emb\.inv_freq$|point_embeddings|not_a_point_embed|mask_downscaling|iou_prediction_head"
     r"|output_hypernetworks_mlps\.[1-9]|^model\.vision_tower\.vision_tower\."
 )
-SHARD_BYTES = 2 * 2**30
+SHARD_BYTES = 2 * 2**30  # of a weights file
 QUANTISED = re.compile(r"^model\.(vision_tower\.layers|layers)\..*\.weight$|^model\.embed_tokens\.weight$")
 SCALE_SUFFIX = ".scale"
 
@@ -46,9 +46,19 @@ def load(
     device: str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> tuple[PixelLM, PromptTokenizer]:
-    """Load either layout. `vision_tower` overrides the tower a published config names.
+    """Load a checkpoint folder of either layout.
 
-    Raises CheckpointError when the folder, a key, a shape, the tower or the codebook is not right.
+    Args:
+        folder: the folder.
+        vision_tower: folder of the CLIP tower, in place of the one that a published config.json names.
+        device: where to load the weights, such as "cpu" or "cuda".
+        dtype: what to convert the weights to; their own by default.
+
+    Returns:
+        The model, in evaluation mode and without gradients, and its tokenizer.
+
+    Raises:
+        CheckpointError: the folder, a key, a shape, the tower or the codebook does not fit.
     """
     raw = read_config(folder)
     weights = dict(_read_weights(folder))
@@ -72,7 +82,20 @@ def load(
 def build(
     config: PixelLMConfig, weights: dict[str, torch.Tensor], device: str, dtype: torch.dtype
 ) -> PixelLM:
-    """A model with exactly these weights; every key and shape must fit."""
+    """Build a model from weights by name.
+
+    Args:
+        config: its configuration, tower included.
+        weights: by published or transformers' names; 8-bit ones with their scales.
+        device: where to put it.
+        dtype: what to convert the weights to.
+
+    Returns:
+        The model, in evaluation mode and without gradients.
+
+    Raises:
+        CheckpointError: a key is missing or unknown, or a shape does not fit.
+    """
     weights = _dequantise({_rename(key): value for key, value in weights.items() if not UNUSED.search(key)})
     if config.llama.tie_word_embeddings and "model.embed_tokens.weight" in weights:
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
@@ -105,7 +128,15 @@ def build(
 
 
 def save(model: PixelLM, tokenizer: PromptTokenizer, folder: Path, int8: bool = False) -> None:
-    """Write the self-contained layout. `int8` stores the tower's and LM's matrices with one scale a row."""
+    """Write the self-contained layout.
+
+    Args:
+        model: the model.
+        tokenizer: its tokenizer.
+        folder: where to write; created if missing.
+        int8: store the matrices of tower and language model in 8 bits with one scale per row, the rest in
+            float16.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     if model.config.llama.tie_word_embeddings:
@@ -124,9 +155,10 @@ def save(model: PixelLM, tokenizer: PromptTokenizer, folder: Path, int8: bool = 
 
 
 def fingerprint(folder: Path) -> str:
-    """Eight hex digits that tell checkpoints apart: config and, per weights file, its size and both ends.
+    """Eight hex digits that identify a checkpoint.
 
-    Whole files are not read: a 7B checkpoint has 13 GB of them.
+    They hash config.json and, per weights file, its name, its size and its first and last MiB. Whole files
+    are not read: a 7B checkpoint has 13 GB.
     """
     digest = hashlib.sha256((folder / "config.json").read_bytes())
     for path in _weight_files(folder):
@@ -140,7 +172,11 @@ def fingerprint(folder: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json; CheckpointError when it is not a checkpoint folder."""
+    """Read a folder's config.json.
+
+    Raises:
+        CheckpointError: the folder is not a checkpoint.
+    """
     path = folder / "config.json"
     if not path.exists():
         hint = (
@@ -179,14 +215,14 @@ def _read_weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def _find_tower(folder: Path, raw: dict[str, Any], override: str | Path | None) -> Path:
-    named = override or raw.get("vision_tower") or raw.get("mm_vision_tower")
-    if not named:
+    name = override or raw.get("vision_tower") or raw.get("mm_vision_tower")
+    if not name:
         raise CheckpointError("config.json names no vision_tower; give its folder with --vision-tower.")
-    for candidate in (Path(named), folder / str(named), folder.parent / str(named)):
+    for candidate in (Path(name), folder / str(name), folder.parent / str(name)):
         if (candidate / "config.json").exists():
             return candidate
     raise CheckpointError(
-        f"The vision tower {str(named)!r} is not a local folder. Download it and give its folder with "
+        f"The vision tower {str(name)!r} is not a local folder. Download it and give its folder with "
         "--vision-tower (published PixelLM weights use openai/clip-vit-large-patch14-336)."
     )
 
@@ -196,16 +232,16 @@ def _tower_weights(folder: Path, config: PixelLMConfig) -> dict[str, torch.Tenso
     table = clip.embeddings.position_embedding
     table.weight = nn.Parameter(resize_position_table(table.weight.data, config.grid))
     with torch.device("meta"):
-        wanted = PixelLM(config).model.vision_tower.state_dict()
-    found = {
+        expected = PixelLM(config).model.vision_tower.state_dict()
+    weights = {
         key.replace("pre_layrnorm.", "pre_layernorm.").replace("encoder.layers.", "layers."): tensor
         for key, tensor in clip.state_dict().items()
     }
-    return {f"model.vision_tower.{key}": found[key] for key in wanted if key in found}
+    return {f"model.vision_tower.{key}": weights[key] for key in expected if key in weights}
 
 
 def _restore_buffers(model: PixelLM, device: str) -> None:
-    """Buffers that no checkpoint holds were built on the meta device; build them again for real."""
+    """Build the buffers that no checkpoint stores; so far they are on the meta device."""
     model.model.rotary_emb = LlamaRotaryEmbedding(config=model.model.config).to(device)
     embeddings = model.model.vision_tower.embeddings
     if hasattr(embeddings, "position_ids"):
@@ -255,5 +291,5 @@ def _shard(weights: dict[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]
 
 
 def _some(what: str, items: list[str], shown: int = 3) -> str:
-    more = f" and {len(items) - shown} more" if len(items) > shown else ""
-    return f"{what}: {', '.join(items[:shown])}{more}"
+    rest = f" and {len(items) - shown} more" if len(items) > shown else ""
+    return f"{what}: {', '.join(items[:shown])}{rest}"

@@ -1,4 +1,4 @@
-"""The segmentation codebook: six tokens a target, scale-major (specification sections 5.2, 6 and 7)."""
+"""The segmentation codebook: six tokens per target, scale-major (specification sections 5.2, 6 and 7)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ from pixellm_model.errors import CheckpointError
 
 @dataclass(frozen=True)
 class Codebook:
-    """The ids of [SEG0]..[SEGn-1].
+    """The codebook's tokens.
 
-    Raises CheckpointError unless they are distinct and consecutive: a tokenizer that splits them, or
-    maps them all to one id, would otherwise give masks of nothing in particular.
+    Attributes:
+        ids: token ids of [SEG0]..[SEGn-1].
+        tokens_per_scale: how many of them describe a target at each scale.
+
+    Raises:
+        CheckpointError: the ids are not distinct and consecutive. With a tokenizer that splits the tokens, or
+            maps them all to one id, the masks would be meaningless.
     """
 
     ids: tuple[int, ...]
@@ -31,11 +36,26 @@ class Codebook:
 
     @property
     def text(self) -> str:
-        """One target as it stands in an answer."""
+        """One target in the text of an answer.
+
+        >>> Codebook((7, 8), 1).text
+        '[SEG0] [SEG1]'
+        """
         return " ".join(f"[SEG{k}]" for k in range(len(self.ids)))
 
     def find_runs(self, ids: Sequence[int]) -> tuple[list[int], int]:
-        """Starts of the complete runs in `ids`, and how many codebook tokens belong to none."""
+        """Find the targets in an answer.
+
+        Args:
+            ids: token ids of an answer.
+
+        Returns:
+            The start of each complete run of the codebook's tokens, and how many codebook tokens belong to
+            none.
+
+        >>> Codebook((7, 8), 1).find_runs([1, 7, 8, 2, 7])
+        ([1], 1)
+        """
         runs: list[int] = []
         loose = i = 0
         while i < len(ids):
@@ -48,10 +68,16 @@ class Codebook:
         return runs, loose
 
     def fuse(self, embeddings: torch.Tensor) -> torch.Tensor:
-        """(N*codebook_size, dim) token embeddings -> (N, scales, dim).
+        """Fuse the token embeddings of each target and scale into one.
 
-        Each token weighs 1/codebook_size, not 1/tokens_per_scale: the reference's constant, in the
-        model's own dtype (section 7).
+        Each token weighs 1/codebook_size, not 1/tokens_per_scale: the reference's constant, in the model's
+        own dtype (section 7).
+
+        Args:
+            embeddings: (N * codebook_size, dim).
+
+        Returns:
+            (N, scales, dim).
         """
         size, scales = len(self.ids), len(self.ids) // self.tokens_per_scale
         grouped = embeddings.reshape(-1, scales, self.tokens_per_scale, embeddings.shape[-1])

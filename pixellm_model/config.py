@@ -82,6 +82,7 @@ class PixelLMConfig:
 
     @property
     def image_tokens(self) -> int:
+        """Number of image tokens of the language model."""
         return self.token_grid**2
 
     @classmethod

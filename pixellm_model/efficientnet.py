@@ -33,6 +33,7 @@ class SameConv(nn.Conv2d):
     """Convolution with TensorFlow's "same" padding: at stride 2 the odd pixel goes to the bottom right."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, C, h, w) -> (B, out channels, h / stride, w / stride), for sides that `stride` divides."""
         before = (self.kernel_size[0] - self.stride[0]) // 2
         after = self.kernel_size[0] - self.stride[0] - before
         if before != after:
@@ -41,6 +42,8 @@ class SameConv(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
+    """MobileNetV2's block, without squeeze-and-excitation."""
+
     def __init__(self, into: int, out: int, kernel: int, stride: int, expansion: int):
         super().__init__()
         wide = into * expansion
@@ -50,6 +53,7 @@ class InvertedResidual(nn.Module):
         self.residual = into == out and stride == 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, into, h, w) -> (B, out, h / stride, w / stride)."""
         wide = x if self.expand is None else F.relu6(self.expand(x), inplace=True)
         out = self.project(F.relu6(self.depthwise(wide), inplace=True))
         return x + out if self.residual else out

@@ -1,13 +1,13 @@
-"""What can be wrong with what people give the model; each message is one sentence with the mend."""
+"""Errors in what users give the model. Each message is one sentence on what is wrong and how to fix it."""
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be used."""
+    """A checkpoint or adapter cannot be used."""
 
 
 class PromptError(ValueError):
-    """A prompt the model cannot take."""
+    """A prompt is empty or too long."""
 
 
 class DataError(ValueError):
-    """A data set, or a record of one, that cannot be read."""
+    """A data set or one of its records cannot be read."""

@@ -75,10 +75,12 @@ class PixelLM(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
+        """The weights' type."""
         return self.lm_head.weight.dtype
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return self.lm_head.weight.device
 
     def encode_image(self, images: list[ProcessedImage]) -> ImageFeatures:
@@ -123,14 +125,16 @@ class PixelLM(nn.Module):
     def decode_targets(
         self, targets: torch.Tensor, maps: torch.Tensor, owner: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Fused embeddings (N, 2, dim) and maps (2, B, dim, g, g) -> low-resolution logits; see
-        PixelDecoder.forward."""
+        """Fused embeddings (N, 2, dim) and maps (2, B, dim, g, g) -> low-resolution logits.
+
+        `owner` (N,) is the image of each target; the results are those of `PixelDecoder.forward`.
+        """
         return self.decode_from(targets, self.model.mask_decoder.sources(maps), owner)
 
     def decode_from(
         self, targets: torch.Tensor, sources: Sequence[torch.Tensor], owner: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """As `decode_targets`, from what is kept of the images."""
+        """As `decode_targets`, from the images' `PixelDecoder.sources`."""
         return self.model.mask_decoder(targets, sources, self.model.prompt_encoder, owner)
 
 

@@ -53,6 +53,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList([nn.Linear(dim, dim), nn.Linear(dim, dim), nn.Linear(dim, out_dim)])
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(..., dim) -> (..., out_dim)."""
         for layer in self.layers[:-1]:
             x = F.relu(layer(x))
         return self.layers[-1](x)
@@ -90,8 +91,14 @@ class PixelDecoder(nn.Module):
         self.pe1 = FourierPosition(dim)
 
     def sources(self, maps: torch.Tensor) -> list[torch.Tensor]:
-        """What decoding starts from per scale, whatever the target: maps (2, B, dim, g, g), scale 0 first
-        -> (B, dim, g, g) and (B, dim, 2g, 2g)."""
+        """The decoder's input per scale, which does not depend on the targets.
+
+        Args:
+            maps: (2, B, dim, g, g), scale 0 first.
+
+        Returns:
+            (B, dim, g, g) and (B, dim, 2g, 2g).
+        """
         return [maps[0], *(self.upsample_2x(level) for level in maps[1:])]
 
     def forward(
@@ -109,7 +116,8 @@ class PixelDecoder(nn.Module):
             prompt_encoder: holds scale 0's positions and the dense embedding.
             owner: (N,) index of each target's image in the batch.
 
-        Returns: combined logits (N, 4g, 4g) and the logits of each scale, (N, 2g, 2g) and (N, 4g, 4g).
+        Returns:
+            The combined logits (N, 4g, 4g), and the logits of each scale, (N, 2g, 2g) and (N, 4g, 4g).
         """
         dense = prompt_encoder.no_mask_embed.weight.reshape(1, -1, 1, 1)
         fixed = torch.cat([self.iou_token.weight, self.mask_tokens.weight])  # (5, dim)

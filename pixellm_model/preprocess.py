@@ -29,6 +29,7 @@ class ProcessedImage:
 
     @property
     def nbytes(self) -> int:
+        """Size in memory."""
         return self.pixel_values.nbytes
 
 
@@ -100,8 +101,10 @@ def mask_strips(
 
 @dataclass(frozen=True)
 class _Span:
-    """Pixels of the photo from `start` on, along one side: the two samples each lies between, and how far
-    towards the second."""
+    """A range of the photo's pixels along one side, and the samples that each is interpolated from.
+
+    `start` is the first pixel; each pixel lies `part` of the way from its `first` sample to its `second`.
+    """
 
     start: int
     first: torch.Tensor

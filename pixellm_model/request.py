@@ -1,4 +1,4 @@
-"""What a model is asked, without torch: whoever asks need not wait for its import."""
+"""Requests to a model. Does not import torch, so clients start quickly."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ from PIL import Image
 
 
 class Picture(Protocol):
-    """An image as a model's `prepare` leaves it: all the model needs, in `nbytes` of memory. `original` is
-    the photo's height and width in pixels."""
+    """An image prepared by a model's `prepare`."""
 
     @property
-    def original(self) -> tuple[int, int]: ...
+    def original(self) -> tuple[int, int]:
+        """Height and width of the photo in pixels."""
+        ...
+
     @property
-    def nbytes(self) -> int: ...
+    def nbytes(self) -> int:
+        """Size in memory."""
+        ...
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt about an image, prepared by the model or not; `history` holds earlier (prompt, answer) turns
-    about it."""
+    """A prompt about an image.
+
+    Attributes:
+        image: a PIL image in any mode, or one that the model prepared.
+        prompt: what to segment.
+        history: earlier (prompt, answer) turns about the same image, oldest first.
+    """
 
     image: Image.Image | Picture
     prompt: str

@@ -1,8 +1,8 @@
-"""Text to ids and back, exactly as the published weights were trained (specification section 5.3).
+"""Tokenizes text exactly as in the training of the published weights (specification section 5.3).
 
 The reference used transformers 4.31's slow LLaMA tokenizer, whose handling of white space around added
-tokens later versions changed. Here text is split at the special tokens first and each piece is encoded
-on its own, so that the ids do not depend on any library's version.
+tokens changed in later versions. Here text is split at the special tokens first and each piece is encoded
+separately, so the ids do not depend on a library's version.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ TOKENIZER_FILES = (
 
 
 class _Pieces(Protocol):
-    """Encodes text that holds no special token."""
+    """Encodes text without special tokens."""
 
     def encode(self, text: str) -> list[int]: ...
 
@@ -64,9 +64,18 @@ class _BytePairs:
 
 
 class PromptTokenizer:
-    """A checkpoint's tokenizer with the special tokens PixelLM needs.
+    """A checkpoint's tokenizer, with PixelLM's special tokens.
 
-    Raises CheckpointError when the folder holds no tokenizer, or one without the codebook.
+    Attributes:
+        folder: where it was read from.
+        codebook: the segmentation codebook.
+        bos_id: id of the token that begins a sequence.
+        eos_text: the end token.
+        eos_id: its id.
+        size: the greatest id of a special token, plus 1.
+
+    Raises:
+        CheckpointError: the folder has no tokenizer, or one without the special tokens.
     """
 
     def __init__(self, folder: Path, codebook_size: int, tokens_per_scale: int):
@@ -99,7 +108,7 @@ class PromptTokenizer:
         self._pattern = re.compile(
             "|".join(re.escape(name) for name in sorted(special, key=len, reverse=True))
         )
-        # Stored as a plain string, 4.31 stripped around these too; stored as an AddedToken it did not.
+        # 4.31 also stripped white space around these if stored as strings, but not as AddedTokens.
         self._unstripped = {
             _content(config.get(key), default)
             for key, default in (("bos_token", "<s>"), ("eos_token", "</s>"), ("unk_token", "<unk>"))
@@ -107,7 +116,7 @@ class PromptTokenizer:
         }
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, BOS first; `<image>` becomes IMAGE_ID."""
+        """The ids of a text, BOS first; `<image>` becomes IMAGE_ID."""
         chunks = [self._encode_chunk(chunk) for chunk in text.split(IMAGE)]
         ids = [self.bos_id, *chunks[0]]
         for chunk in chunks[1:]:
@@ -132,14 +141,15 @@ class PromptTokenizer:
         return ids
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ids that hold no codebook run; other special tokens are left out."""
+        """The text of ids; special tokens are left out."""
         return self._pieces.decode([i for i in ids if i not in self._names])
 
     def clean(self, text: str) -> str:
-        """A user's text without anything that reads as a special token."""
+        """Replace special tokens in a user's text, and all runs of white space, by single spaces."""
         return " ".join(self._pattern.sub(" ", text.replace(IMAGE, " ")).split())
 
     def save(self, folder: Path) -> None:
+        """Copy the tokenizer's files to `folder`."""
         for name in TOKENIZER_FILES:
             if (self.folder / name).exists() and (self.folder / name).resolve() != (folder / name).resolve():
                 shutil.copyfile(self.folder / name, folder / name)

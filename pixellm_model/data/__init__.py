@@ -1,8 +1,8 @@
-"""Readers of annotated images: each yields the same `Sample`s, decoded only when they are asked for.
+"""Readers of annotated images. All formats become `Sample`s, decoded on access.
 
     samples = read_samples("muse_val.json", images="coco")
 
-Formats and an example of each: docs/data.md. Imports without torch.
+The formats are described in docs/data.md. Does not import torch.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 
 from pixellm_model.data import coco, muse, reason_seg, refer
 from pixellm_model.data.json_file import load_json
-from pixellm_model.data.records import Asked, Record, SampleSet
+from pixellm_model.data.records import EncodedQuestion, Record, SampleSet
 from pixellm_model.errors import DataError
 
 if TYPE_CHECKING:
     from pixellm_model.data.rendered import RenderedScenes
 
-__all__ = ["KINDS", "Asked", "Record", "SampleSet", "read_samples"]
+__all__ = ["KINDS", "EncodedQuestion", "Record", "SampleSet", "read_samples"]
 
 KINDS = ("muse", "coco", "refer", "reason_seg", "scenes")
 DEFAULT_SCENES = 200
@@ -31,12 +31,21 @@ def read_samples(
     images: str | Path | None = None,
     limit: int | None = None,
 ) -> SampleSet | RenderedScenes:
-    """The samples of a file or folder.
+    """Read a data set.
 
-    `kind` is one of KINDS, by default what the contents look like; `split` selects records that say which
-    split they belong to; `images` is the folder of the pictures, by default the one the format names; `limit`
-    takes only so many images, evenly chosen. Raises DataError when nothing of it can be read; single
-    malformed records are named in `.skipped`.
+    Args:
+        path: a file or folder of annotations.
+        kind: one of KINDS; detected from the contents by default.
+        split: only records of this split, such as "held_out".
+        images: folder of the images; by default the one that the format defines.
+        limit: read only this many images, evenly chosen; for kind "scenes" how many to render
+            (DEFAULT_SCENES by default).
+
+    Returns:
+        The samples. Records that could not be read are left out and named in `skipped`.
+
+    Raises:
+        DataError: the path does not exist, is of no known format, or holds no usable record.
     """
     path = Path(path)
     if not path.exists():
@@ -48,7 +57,7 @@ def read_samples(
 
         return RenderedScenes(path, split, limit or DEFAULT_SCENES)
     if path.is_dir():
-        kind, path = _folder(path, kind)
+        kind, path = _detect_in_folder(path, kind)
     folder = Path(images) if images is not None else None
     if folder is not None and not folder.is_dir():
         raise DataError(f"{folder}, named as the folder of images, is not a folder.")
@@ -70,11 +79,11 @@ def read_samples(
     return SampleSet(records, skipped)
 
 
-def _folder(path: Path, kind: str | None) -> tuple[str, Path]:
-    """What a folder holds, and the file or folder to read."""
-    for name, its_kind in (("dataset.json", "muse"), ("instances.json", "coco")):
-        if kind in (None, its_kind) and (path / name).is_file() and not list(path.glob("refs*.p")):
-            return its_kind, path / name
+def _detect_in_folder(path: Path, kind: str | None) -> tuple[str, Path]:
+    """The kind of a folder's data, and the file or folder to read."""
+    for name, file_kind in (("dataset.json", "muse"), ("instances.json", "coco")):
+        if kind in (None, file_kind) and (path / name).is_file() and not list(path.glob("refs*.p")):
+            return file_kind, path / name
     if kind in (None, "refer") and list(path.glob("refs*.p")):
         return "refer", path
     if kind in (None, "reason_seg") and list(path.glob("*.json")):

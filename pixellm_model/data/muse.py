@@ -1,10 +1,10 @@
-"""MUSE JSON (specification section 10.6), and the corrections data set, which is the same with more fields.
+"""MUSE JSON (specification section 10.6), and the data set of corrections, which adds fields to it.
 
-A list of images. Of each: `file_name` (or `coco_url`, whose last two parts are taken), `height`, `width`,
+A list of images. Each has `file_name` (or `coco_url`, whose last two parts are taken), `height`, `width`,
 `questions` [text], `answers` [[target, ...] per question] and, optional, `text_answers` [text with one
-`{seg}` a target, or null]. A target: `category_name`, optional `rephrased_name`, `segmentation` (polygons or
-COCO RLE). A corrections data set, a folder with `dataset.json` and `images/`, also has `split` ("train" or
-"held_out"), `history` [[[prompt, answer], ...] per question] and `id`.
+`{seg}` a target, or null]. A target has `category_name`, optional `rephrased_name`, and `segmentation`
+(polygons or COCO RLE). A data set of corrections is a folder with `dataset.json` and `images/`; its images
+also have `split` ("train" or "held_out"), `history` [[[prompt, answer], ...] per question] and `id`.
 """
 
 from __future__ import annotations
@@ -12,15 +12,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pixellm_model.data.records import Asked, Record, encoded_mask, image_size, inside, placeholders
+from pixellm_model.data.records import EncodedQuestion, Record, encoded_mask, image_size, inside
 from pixellm_model.errors import DataError
 from pixellm_model.samples import PLACEHOLDER
 
-MAX_TEXT = 4000
+MAX_TEXT = 4000  # characters
+MAX_PHRASE = 200
 
 
 def read(content: object, split: str | None, images: Path) -> tuple[list[Record], list[str]]:
-    """Records, and what is wrong with those left out."""
+    """Read MUSE JSON.
+
+    Args:
+        content: the parsed JSON.
+        split: only images of this split.
+        images: folder of the images.
+
+    Returns:
+        The usable records, and what is wrong with the others.
+
+    Raises:
+        DataError: the content is not a list.
+    """
     if not isinstance(content, list):
         raise DataError("MUSE JSON is a list of images; this is something else.")
     records, skipped = [], []
@@ -52,14 +65,14 @@ def _record(entry: dict[str, Any], name: str, images: Path) -> Record:
         raise DataError("it needs as many answers as questions")
     texts = _each(entry, "text_answers", len(questions))
     histories = _each(entry, "history", len(questions))
-    asked = tuple(
-        _asked(question, targets, text, history, size)
+    encoded = tuple(
+        _question(question, targets, text, history, size)
         for question, targets, text, history in zip(questions, answers, texts, histories, strict=True)
     )
-    if not asked:
+    if not encoded:
         raise DataError("it has no question")
     split = entry.get("split")
-    return Record(name, path, asked, split if isinstance(split, str) else None)
+    return Record(name, path, encoded, split if isinstance(split, str) else None)
 
 
 def _file(entry: dict[str, Any]) -> object:
@@ -78,7 +91,9 @@ def _each(entry: dict[str, Any], key: str, count: int) -> list[Any]:
     return values
 
 
-def _asked(question: object, targets: object, text: object, history: object, size: tuple[int, int]) -> Asked:
+def _question(
+    question: object, targets: object, text: object, history: object, size: tuple[int, int]
+) -> EncodedQuestion:
     if not isinstance(question, str) or not question.strip() or len(question) > MAX_TEXT:
         raise DataError(f"the question {question!r:.60} is not a text")
     if not isinstance(targets, list) or not all(isinstance(target, dict) for target in targets):
@@ -92,19 +107,18 @@ def _asked(question: object, targets: object, text: object, history: object, siz
         text = plain_answer(phrases)
     elif not isinstance(text, str) or len(text) > MAX_TEXT:
         raise DataError(f"the text answer to {question!r:.60} is not a text")
-    if placeholders(text) != len(masks):
+    if (placeholders := text.count(PLACEHOLDER)) != len(masks):
         raise DataError(
-            f"the text answer to {question!r:.60} has {placeholders(text)} {PLACEHOLDER} "
-            f"for {len(masks)} targets"
+            f"the text answer to {question!r:.60} has {placeholders} {PLACEHOLDER} for {len(masks)} targets"
         )
-    return Asked(question, text, masks, phrases, _turns(history))
+    return EncodedQuestion(question, text, masks, phrases, _turns(history))
 
 
 def _phrase(target: dict[str, Any]) -> str:
     name = target.get("rephrased_name") or target.get("category_name")
     if not isinstance(name, str) or not name.strip():
         raise DataError("a target has no category_name")
-    return name.strip()[:200]
+    return name.strip()[:MAX_PHRASE]
 
 
 def _turns(history: object) -> tuple[tuple[str, str], ...]:
@@ -123,7 +137,11 @@ def _turns(history: object) -> tuple[tuple[str, str], ...]:
 
 
 def plain_answer(phrases: tuple[str, ...]) -> str:
-    """The answer where the data give none: "cup is {seg} and book is {seg}." (section 10.7, "separate")."""
+    """The answer to a question whose data give none (section 10.7, "separate").
+
+    >>> plain_answer(("cup", "book"))
+    'cup is {seg} and book is {seg}.'
+    """
     named = [f"{phrase} is {PLACEHOLDER}" for phrase in phrases]
     if not named:
         return "There is no such thing in this image."

@@ -1,7 +1,8 @@
-"""ReasonSeg-like data: a folder of images, each with a JSON file of the same name.
+"""Data like ReasonSeg's: a folder of images, each with a JSON file of the same name.
 
-`text` [question, ...], `is_sentence` (a question, not a phrase), `shapes` [{`label`: "target" or "ignore",
-`points` [[x, y], ...]}]. What is to be ignored is cut out of the target.
+The file has `text` [question, ...], `is_sentence` (whether they are questions rather than phrases) and
+`shapes` [{`label`: "target" or "ignore", `points` [[x, y], ...]}]. Shapes to ignore are cut out of the
+target.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from pixellm_model.data.json_file import load_json
-from pixellm_model.data.records import Asked, EncodedMask, Record, image_size, polygons
+from pixellm_model.data.records import EncodedMask, EncodedQuestion, Record, image_size, polygons
 from pixellm_model.errors import DataError
 from pixellm_model.samples import PLACEHOLDER
 
@@ -18,6 +19,15 @@ SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
 def read(folder: Path, images: Path | None) -> tuple[list[Record], list[str]]:
+    """Read a folder of JSON files, or a single one.
+
+    Args:
+        folder: the folder or file.
+        images: folder of the images; by default the JSON files' own.
+
+    Returns:
+        The usable records, and what is wrong with the others.
+    """
     records, skipped = [], []
     for file in sorted(folder.glob("*.json")) if folder.is_dir() else [folder]:
         try:
@@ -36,7 +46,7 @@ def _image(folder: Path, stem: str) -> Path:
     raise DataError(f"there is no image {stem}{SUFFIXES[0]} in {folder}")
 
 
-def _questions(entry: Any) -> tuple[Asked, ...]:
+def _questions(entry: Any) -> tuple[EncodedQuestion, ...]:
     if not isinstance(entry, dict) or not isinstance(entry.get("shapes"), list):
         raise DataError("it has no shapes")
     texts = entry.get("text")
@@ -47,7 +57,7 @@ def _questions(entry: Any) -> tuple[Asked, ...]:
         raise DataError("no shape is labelled target")
     mask = EncodedMask(target, ignored or None)
     return tuple(
-        Asked(
+        EncodedQuestion(
             text if entry.get("is_sentence", True) else f"What is {text} in this image?",
             f"It is {PLACEHOLDER}.",
             (mask,),

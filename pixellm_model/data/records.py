@@ -1,4 +1,4 @@
-"""What readers make of an annotation file: images by path, questions, masks still encoded."""
+"""Records of annotated images, with masks still encoded, and the samples decoded from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pycocotools import mask as coco_mask
 
 from pixellm_model.errors import DataError
 from pixellm_model.image_file import MAX_PIXELS, decode
-from pixellm_model.samples import PLACEHOLDER, Question, Sample
+from pixellm_model.samples import Mask, Question, Sample
 
 EXIF_ORIENTATION = 0x0112
 _COUNTS = re.compile(r"[0-o]*")  # the characters of COCO's compressed RLE
@@ -22,20 +22,25 @@ _COUNTS = re.compile(r"[0-o]*")  # the characters of COCO's compressed RLE
 
 @dataclass(frozen=True)
 class EncodedMask:
-    """One target's mask: polygons as flat x, y lists, or COCO RLE; what is in `without` is cut out."""
+    """One target's mask, encoded.
+
+    Attributes:
+        segmentation: polygons as flat lists of x, y in pixels, or COCO RLE.
+        without: polygons that are cut out of it.
+    """
 
     segmentation: list[list[float]] | dict[str, Any]
     without: list[list[float]] | None = None
 
-    def decode(self, height: int, width: int) -> np.ndarray:
-        """(height, width) bool. Parts that overlap are one."""
+    def decode(self, height: int, width: int) -> Mask:
+        """The mask, (height, width) bool; overlapping polygons are merged."""
         mask = _decoded(self.segmentation, height, width)
         return mask & ~_decoded(self.without, height, width) if self.without else mask
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A question whose masks are still encoded; the fields are `samples.Question`'s."""
+class EncodedQuestion:
+    """A `samples.Question` whose masks are still encoded."""
 
     text: str
     answer: str
@@ -46,15 +51,26 @@ class Asked:
 
 @dataclass(frozen=True)
 class Record:
-    """One image of a data set. `name` is what messages call it; `split` is None where the data have none."""
+    """One image of a data set.
+
+    Attributes:
+        name: names it in messages.
+        image: path of the image.
+        questions: the questions about it.
+        split: its split, None if the data set has none.
+    """
 
     name: str
     image: Path
-    questions: tuple[Asked, ...]
+    questions: tuple[EncodedQuestion, ...]
     split: str | None = None
 
     def sample(self) -> Sample:
-        """Decode it. Raises DataError when the picture cannot be read."""
+        """Read the image and decode the masks.
+
+        Raises:
+            DataError: the image cannot be read.
+        """
         try:
             pixels = np.array(decode(self.image.read_bytes(), formats=None))
         except (OSError, ValueError) as error:
@@ -64,21 +80,26 @@ class Record:
             pixels,
             tuple(
                 Question(
-                    asked.text,
-                    asked.answer,
-                    tuple(mask.decode(height, width) for mask in asked.masks),
-                    asked.phrases,
-                    asked.history,
+                    question.text,
+                    question.answer,
+                    tuple(mask.decode(height, width) for mask in question.masks),
+                    question.phrases,
+                    question.history,
                 )
-                for asked in self.questions
+                for question in self.questions
             ),
         )
 
 
 class SampleSet(Sequence[Sample]):
-    """Samples by number, each decoded when it is asked for. `skipped` names what could not be read and why.
+    """A sequence of samples, decoded on access.
 
-    Iterating leaves out, and adds to `skipped`, what turns out to be unreadable; indexing raises DataError.
+    Indexing raises DataError for a sample that cannot be read. Iterating leaves it out and adds it to
+    `skipped`.
+
+    Attributes:
+        records: the records of the samples.
+        skipped: what could not be read, and why.
     """
 
     def __init__(self, records: Sequence[Record], skipped: Sequence[str] = ()):
@@ -99,13 +120,13 @@ class SampleSet(Sequence[Sample]):
                 if str(error) not in self.skipped:
                     self.skipped.append(str(error))
 
-    def subset(self, numbers: Sequence[int]) -> SampleSet:
-        """The samples of these numbers, in this order."""
-        return SampleSet([self.records[number] for number in numbers], self.skipped)
-
 
 def inside(folder: Path, name: object) -> Path:
-    """The image `name` of `folder`. Raises DataError when it is not there or would lie outside."""
+    """The path of the image `name` in `folder`.
+
+    Raises:
+        DataError: it is missing, or lies outside the folder, also through a link.
+    """
     if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
         raise DataError(f"the image's name {name!r:.80} is not a file name")
     relative = PurePosixPath(name)
@@ -113,10 +134,10 @@ def inside(folder: Path, name: object) -> Path:
         raise DataError(f"the image {name!r:.120} lies outside its folder")
     path = folder / relative
     try:
-        found, within = path.is_file(), path.resolve().is_relative_to(folder.resolve())
+        exists, within = path.is_file(), path.resolve().is_relative_to(folder.resolve())
     except (OSError, RuntimeError):  # a name too long for this system, a loop of links
         raise DataError(f"the image {name!r:.120} cannot be looked up") from None
-    if not found:
+    if not exists:
         raise DataError(f"the image {name!r:.120} is missing in {folder}")
     if not within:
         raise DataError(f"the image {name!r:.120} is a link out of its folder")
@@ -124,7 +145,11 @@ def inside(folder: Path, name: object) -> Path:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width as they are after EXIF orientation, from the header alone. Raises DataError."""
+    """Height and width in pixels after EXIF orientation, read from the header.
+
+    Raises:
+        DataError: the header cannot be read, or the image has more than MAX_PIXELS.
+    """
     try:
         with Image.open(path) as image:
             width, height = image.size
@@ -137,7 +162,19 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def encoded_mask(segmentation: object, size: tuple[int, int], what: str) -> EncodedMask:
-    """A checked mask from a COCO `segmentation` of an image of `size` (height, width). Raises DataError."""
+    """Check a COCO `segmentation`.
+
+    Args:
+        segmentation: the parsed JSON value: polygons or RLE.
+        size: height and width of the image in pixels.
+        what: names the target in messages.
+
+    Returns:
+        The mask, safe to decode.
+
+    Raises:
+        DataError: it is neither, or does not fit the image.
+    """
     if isinstance(segmentation, dict):
         shape = segmentation.get("size")
         if not isinstance(shape, list) or shape != list(size):
@@ -153,7 +190,11 @@ def encoded_mask(segmentation: object, size: tuple[int, int], what: str) -> Enco
 
 
 def polygons(value: object, what: str) -> list[list[float]]:
-    """Polygons as flat coordinate lists, checked. Raises DataError."""
+    """Check polygons, given as flat lists of coordinates.
+
+    Raises:
+        DataError: there is none, one has fewer than three points, or a coordinate is not a number.
+    """
     if not isinstance(value, list) or not value:
         raise DataError(f"{what!r} has no polygon")
     for polygon in value:
@@ -165,7 +206,7 @@ def polygons(value: object, what: str) -> list[list[float]]:
 
 
 def _fills(counts: str, size: tuple[int, int]) -> bool:
-    """Whether compressed runs cover an image of `size` exactly: pycocotools reads past the end of others."""
+    """Whether compressed runs cover an image of `size` exactly; pycocotools reads out of bounds otherwise."""
     runs: list[int] = []
     at = 0
     while at < len(counts):
@@ -186,7 +227,7 @@ def _fills(counts: str, size: tuple[int, int]) -> bool:
     return sum(runs) == size[0] * size[1]
 
 
-def _decoded(segmentation: list[list[float]] | dict[str, Any], height: int, width: int) -> np.ndarray:
+def _decoded(segmentation: list[list[float]] | dict[str, Any], height: int, width: int) -> Mask:
     if isinstance(segmentation, dict):
         counts = segmentation["counts"]
         if isinstance(counts, list):
@@ -195,7 +236,3 @@ def _decoded(segmentation: list[list[float]] | dict[str, Any], height: int, widt
         encoded = {"size": segmentation["size"], "counts": counts.encode("ascii")}
         return coco_mask.decode(encoded).astype(bool)
     return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(segmentation, height, width))).astype(bool)
-
-
-def placeholders(answer: str) -> int:
-    return answer.count(PLACEHOLDER)

@@ -1,6 +1,6 @@
 """RefCOCO, RefCOCO+ and RefCOCOg in refer format: `refs(...).p`, a pickle, beside COCO's `instances.json`.
 
-The pickle holds lists, dictionaries, numbers and texts; nothing else is unpickled, so no code of a file runs.
+The pickle holds lists, dictionaries, numbers and texts. Nothing else is unpickled, so a file cannot run code.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from pixellm_model.data.json_file import load_json
-from pixellm_model.data.records import Asked, Record, encoded_mask, image_size, inside
+from pixellm_model.data.records import EncodedQuestion, Record, encoded_mask, image_size, inside
 from pixellm_model.errors import DataError
 from pixellm_model.samples import PLACEHOLDER
 
@@ -23,7 +23,19 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Record], list[str]]:
-    """Records of `path`, a refs file or the folder of one; each of an image's expressions is a question."""
+    """Read a refs file; each expression about an image becomes a question.
+
+    Args:
+        path: the refs file or its folder.
+        split: only refs of this split.
+        images: folder of the images; `images/` beside the refs file by default.
+
+    Returns:
+        The usable records, one per image, and what is wrong with refs that were left out.
+
+    Raises:
+        DataError: there is more than one refs file, or it or `instances.json` cannot be read.
+    """
     files = sorted(path.glob("refs*.p")) if path.is_dir() else [path]
     if len(files) != 1:
         names = ", ".join(file.name for file in files)
@@ -32,11 +44,11 @@ def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Recor
     instances = load_json(files[0].parent / "instances.json")
     try:
         pictures = {entry["id"]: entry for entry in instances["images"]}
-        marks = {entry["id"]: entry for entry in instances["annotations"]}
+        annotations = {entry["id"]: entry for entry in instances["annotations"]}
     except (KeyError, TypeError):
         raise DataError(f"{files[0].parent / 'instances.json'} is not COCO instances.") from None
     folder = images or files[0].parent / "images"
-    found: dict[int, list[Asked]] = {}
+    by_image: dict[int, list[EncodedQuestion]] = {}
     skipped = []
     for number, ref in enumerate(refs):
         name = f"ref {ref.get('ref_id', number)!r:.20}" if isinstance(ref, dict) else f"ref {number}"
@@ -45,27 +57,28 @@ def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Recor
                 raise DataError("it is not an object")
             if split is not None and ref.get("split") != split:
                 continue
-            picture, mark = pictures.get(ref.get("image_id")), marks.get(ref.get("ann_id"))
-            if picture is None or mark is None:
+            picture = pictures.get(ref.get("image_id"))
+            annotation = annotations.get(ref.get("ann_id"))
+            if picture is None or annotation is None:
                 raise DataError("its image or annotation is not among the instances")
             size = image_size(inside(folder, picture.get("file_name")))
-            mask = encoded_mask(mark.get("segmentation"), size, "the thing referred to")
+            mask = encoded_mask(annotation.get("segmentation"), size, "the thing referred to")
             sentences = [sentence["sent"].strip() for sentence in ref["sentences"]]
             questions = [
-                Asked(f"What is {sent} in this image?", f"It is {PLACEHOLDER}.", (mask,), (sent,))
+                EncodedQuestion(f"What is {sent} in this image?", f"It is {PLACEHOLDER}.", (mask,), (sent,))
                 for sent in sentences
                 if sent
             ]
             if not questions:
                 raise DataError("it has no sentence")
-            found.setdefault(picture["id"], []).extend(questions)
+            by_image.setdefault(picture["id"], []).extend(questions)
         except DataError as error:
             skipped.append(f"{name}: {error}")
         except (KeyError, TypeError, AttributeError):
             skipped.append(f"{name}: its sentences are not texts")
     records = [
-        Record(f"image {number}", folder / pictures[number]["file_name"], tuple(asked), split)
-        for number, asked in found.items()
+        Record(f"image {number}", folder / pictures[number]["file_name"], tuple(questions), split)
+        for number, questions in by_image.items()
     ]
     return records, skipped
 
@@ -73,7 +86,7 @@ def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Recor
 def _unpickled(path: Path) -> list[Any]:
     try:
         data = path.read_bytes()
-        # The unpickler makes room for whatever place of its memory the file names.
+        # The unpickler allocates its memo up to the largest index the file names.
         for opcode, argument, _ in pickletools.genops(data):
             if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument or 0) > len(data):
                 raise pickle.UnpicklingError("it numbers more values than it has bytes")

@@ -1,4 +1,4 @@
-"""Rendered scenes as a data set: as many as are wanted, the same on every run."""
+"""Rendered scenes as a data set; the same on every run."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 from pixellm_model.samples import Sample
 from pixellm_model.synthetic.scenes import SceneRenderer
 
-HELD_OUT = 900_000_000  # numbers from here on are never trained on
+HELD_OUT = 900_000_000  # scenes numbered from here on are never trained on
 
 
 class RenderedScenes(Sequence[Sample]):
-    """`count` scenes of the cut-outs in a folder; `split` "held_out" are arrangements kept for measuring."""
+    """`count` scenes from a folder of cut-outs; split "held_out" has arrangements kept for evaluation."""
 
     def __init__(self, folder: Path, split: str | None = None, count: int = 200, size: int = 448):
         self._renderer = SceneRenderer(folder, "train", size, level=3)

@@ -1,7 +1,8 @@
-"""Weights of tower and language model in 8 bits, for devices with little memory (bitsandbytes, extra `int8`).
+"""8-bit weights of tower and language model, for devices with little memory (bitsandbytes, extra `int8`).
 
-LLM.int8 (Dettmers et al. 2022): each row of a matrix has its own scale, and activations that stand out are
-multiplied in full precision. Codebook and other embeddings, projectors and pixel decoder stay as they are.
+LLM.int8 (Dettmers et al., 2022): each row of a matrix has its own scale, and outlier activations are
+multiplied in full precision. Embeddings (with the codebook's), projectors and pixel decoder stay in full
+precision.
 """
 
 from __future__ import annotations
@@ -11,13 +12,17 @@ from torch import nn
 
 from pixellm_model.model import PixelLM
 
-OUTLIER = 6.0  # activations beyond it are not rounded; the paper's value
+OUTLIER_THRESHOLD = 6.0  # larger activations are not rounded; the paper's value
 
 
 def to_int8(model: PixelLM) -> None:
-    """Replace the matrices of the language model's layers and of the first tower, in place.
+    """Replace the linear layers of the language model's blocks and of the first tower, in place.
 
-    Raises ValueError when bitsandbytes is not installed.
+    Args:
+        model: the model, in full precision.
+
+    Raises:
+        ValueError: bitsandbytes is not installed.
     """
     try:
         from bitsandbytes.nn import Int8Params, Linear8bitLt
@@ -29,15 +34,15 @@ def to_int8(model: PixelLM) -> None:
                 if not isinstance(linear, nn.Linear):
                     continue
                 with torch.device("meta"):
-                    rounded = Linear8bitLt(
+                    quantised = Linear8bitLt(
                         linear.in_features,
                         linear.out_features,
                         bias=linear.bias is not None,
                         has_fp16_weights=False,
-                        threshold=OUTLIER,
+                        threshold=OUTLIER_THRESHOLD,
                     )
-                # Rounded when it is moved to a device, the CPU included.
+                # bitsandbytes quantises when the weight is moved to a device, the CPU included.
                 weight = Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
-                rounded.weight = weight.to(linear.weight.device)
-                rounded.bias = linear.bias
-                setattr(parent, name, rounded)
+                quantised.weight = weight.to(linear.weight.device)
+                quantised.bias = linear.bias
+                setattr(parent, name, quantised)

@@ -1,8 +1,8 @@
-"""Which words named which target.
+"""Finds the words that name each target of an answer, and the phrases that a prompt names.
 
-The model ties a mask to its phrase by order alone. An answer is seen here as the texts between codebook
-runs: text, run, text, run, ..., text. Three shapes occur (specification section 10.7): "mug is B and book
-is B.", "the mug and the book are B and B.", and "Sure, it is B.", whose name stands in the question.
+The model ties a mask to its phrase by order alone. An answer is given as the texts between its codebook runs:
+text, run, text, run, ..., text. Three forms occur (specification section 10.7), where B is a run: "mug is B
+and book is B.", "the mug and the book are B and B.", and "Sure, it is B.", where the prompt has the name.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-MAX_PHRASE = 80
+MAX_PHRASE = 80  # characters
 _ONLY_JOINS = re.compile(r"^[\s,.;:]*(?:and\b)?[\s,]*$", re.I)
 _LEAD = re.compile(
     r"^[\s,.;:]*(?:(?:and|sure|okay|yes)\b[\s,]*)*"
@@ -33,7 +33,14 @@ _LIST = re.compile(r"\s*,\s*(?:and\s+)?|\s+and\s+", re.I)
 
 
 def name_targets(texts: Sequence[str], question: str) -> list[str]:
-    """Phrases for the `len(texts) - 1` targets of an answer whose runs stand between `texts`.
+    """The phrase of each target of an answer.
+
+    Args:
+        texts: the answer's texts between its codebook runs.
+        question: what was asked.
+
+    Returns:
+        len(texts) - 1 phrases of at most MAX_PHRASE characters.
 
     >>> name_targets(["mug is", "and book is", "."], "the mug and the book")
     ['mug', 'book']
@@ -44,28 +51,28 @@ def name_targets(texts: Sequence[str], question: str) -> list[str]:
     """
     phrases: list[str] = []
     count = len(texts) - 1
-    at = 0
-    while at < count:
-        end = at + 1  # one past the runs that this clause announces
+    start = 0
+    while start < count:
+        end = start + 1  # one past the runs that this clause announces
         while end < count and _ONLY_JOINS.match(texts[end]):
             end += 1
-        clause = _noun(_VERB.sub("", _LEAD.sub("", texts[at])))
+        clause = _noun(_VERB.sub("", _LEAD.sub("", texts[start])))
         if _PRONOUN.match(clause):
             clause = _noun(_ASKED_TAIL.sub("", _ASKED.sub("", question.strip())))
         names = [name for name in map(_noun, _LIST.split(clause)) if name]
-        phrases += names if len(names) == end - at else [clause] * (end - at)
-        at = end
+        phrases += names if len(names) == end - start else [clause] * (end - start)
+        start = end
     return [phrase[:MAX_PHRASE] for phrase in phrases]
 
 
 def asked_phrases(question: str) -> list[str]:
-    """What a question names, as far as its wording shows, without articles.
+    """The phrases that a question names, without articles.
 
     >>> asked_phrases("Can you segment the cup, the book and a red car in this image?")
     ['cup', 'book', 'red car']
     """
-    asked = _ASKED_TAIL.sub("", _ASKED.sub("", question.strip()))
-    return [name for name in map(_noun, _LIST.split(asked)) if name]
+    named = _ASKED_TAIL.sub("", _ASKED.sub("", question.strip()))
+    return [name for name in map(_noun, _LIST.split(named)) if name]
 
 
 def _noun(text: str) -> str:

@@ -1,7 +1,7 @@
-"""What is computed once per image, and the bounded cache that keeps it.
+"""The prefix of an image, which does not depend on the prompt, and a bounded cache of prefixes.
 
-Nothing here depends on what is asked: the maps that the pixel decoder reads, and the language model's keys
-and values for the system text and the image. A follow-up prompt costs only its own tokens.
+A prefix holds the maps that the pixel decoder reads, and the language model's keys and values for the system
+text and the image. With it, a further prompt costs only its own tokens.
 """
 
 from __future__ import annotations
@@ -18,11 +18,13 @@ from pixellm_model.preprocess import ProcessedImage
 
 @dataclass(frozen=True)
 class Prefix:
-    """One image as the model knows it.
+    """What the model computes of one image, for the P tokens up to the image's end.
 
-    `sources` are what the pixel decoder starts from per scale, (dim, g, g) and (dim, 2g, 2g); `keys` and
-    `values` per layer, (heads, P, d), for the P tokens up to the image's end; `visible` (P,) bool is false
-    for image tokens that hold nothing but padding.
+    Attributes:
+        sources: the pixel decoder's input per scale, (dim, g, g) and (dim, 2g, 2g).
+        keys: per layer, (heads, P, d).
+        values: per layer, (heads, P, d).
+        visible: (P,) bool, false for image tokens of padding.
     """
 
     sources: tuple[torch.Tensor, ...]
@@ -32,13 +34,14 @@ class Prefix:
 
     @property
     def nbytes(self) -> int:
+        """Size in memory."""
         return sum(t.nbytes for t in (*self.sources, *self.keys, *self.values, self.visible))
 
 
 def image_key(image: ProcessedImage, version: str) -> str:
-    """Names what a `Prefix` depends on: the resized pixels, where padding begins, and the weights.
+    """The key of an image's prefix: a hash of the resized pixels, their size and the weights' version.
 
-    Photos that are equal after resizing are equal to the model; their own sizes matter to no cached state.
+    Photos that are equal after resizing have equal prefixes, whatever their own sizes.
     """
     digest = hashlib.blake2b(image.pixel_values.contiguous().numpy().data, digest_size=20)
     digest.update(f"{image.resized}:{version}".encode())
@@ -46,9 +49,12 @@ def image_key(image: ProcessedImage, version: str) -> str:
 
 
 class PrefixCache:
-    """Least recently used prefixes within `max_bytes`. Safe to use from several threads.
+    """A least recently used cache of prefixes. Safe to use from several threads.
 
-    A prefix larger than the bound is not kept. `hits` counts what was found.
+    Attributes:
+        max_bytes: bound of the prefixes' size; a larger prefix is not kept.
+        nbytes: their size now.
+        hits: number of successful look-ups.
     """
 
     def __init__(self, max_bytes: int):
@@ -61,17 +67,19 @@ class PrefixCache:
         return len(self._entries)
 
     def get(self, key: str) -> Prefix | None:
+        """Look a prefix up; None if it is not in the cache."""
         with self._lock:
-            found = self._entries.get(key)
-            if found is not None:
+            prefix = self._entries.get(key)
+            if prefix is not None:
                 self.hits += 1
                 self._entries.move_to_end(key)
-            return found
+            return prefix
 
     def put(self, key: str, prefix: Prefix) -> None:
+        """Add or replace a prefix, evicting the least recently used ones as needed."""
         with self._lock:
-            former = self._entries.pop(key, None)
-            self.nbytes -= former.nbytes if former else 0
+            previous = self._entries.pop(key, None)
+            self.nbytes -= previous.nbytes if previous else 0
             if prefix.nbytes > self.max_bytes:
                 return
             while self._entries and self.nbytes + prefix.nbytes > self.max_bytes:
@@ -80,6 +88,7 @@ class PrefixCache:
             self.nbytes += prefix.nbytes
 
     def clear(self) -> None:
+        """Remove all prefixes."""
         with self._lock:
             self._entries.clear()
             self.nbytes = 0

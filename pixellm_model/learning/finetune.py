@@ -196,7 +196,7 @@ class _LossModule(nn.Module):
         losses = forward_losses(self.model, self._tokenizer, batch, self._recipe)
         if not torch.isfinite(losses.total):
             raise FloatingPointError(
-                "The loss is not finite; lower the learning rate (lr). What was saved before is whole."
+                "The loss is not finite; lower the learning rate (lr). What was saved before is intact."
             )
         self.parts = losses.parts
         return {"loss": losses.total}

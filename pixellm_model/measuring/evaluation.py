@@ -1,4 +1,4 @@
-"""A model on annotated images, by free generation: figures, and a table of all questions."""
+"""Evaluation of a model on annotated images by free generation: metrics, and a table of all questions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from pixellm_model.engine.answers import Segmentation
@@ -18,19 +19,34 @@ from pixellm_model.request import Request
 from pixellm_model.samples import Question, Sample
 
 
-class Answering(Protocol):
-    """What is evaluated; `Segmenter` is one."""
+class SegmentationModel(Protocol):
+    """What is evaluated, such as a `Segmenter`."""
 
     version: str
 
-    def segment_batch(self, requests: Sequence[Request]) -> Sequence[Segmentation | PromptError]: ...
-    def logits(self, request: Request) -> list[np.ndarray]: ...
+    def segment_batch(self, requests: Sequence[Request]) -> Sequence[Segmentation | PromptError]:
+        """As `Segmenter.segment_batch`."""
+        ...
+
+    def logits(self, request: Request) -> list[npt.NDArray[np.float32]]:
+        """As `Segmenter.logits`."""
+        ...
 
 
 @dataclass(frozen=True)
 class QuestionScore:
-    """One row of the table. `iou` is the mean over the question's targets, 1 where nothing was asked for and
-    nothing found; `seconds` is the time of its answer."""
+    """One row of the table.
+
+    Attributes:
+        sample: number of the sample.
+        question: what was asked.
+        expected: the true answer.
+        answer: the model's answer, or why it refused the prompt.
+        iou: mean IoU over the question's masks; 1 if there is none to find and none was predicted.
+        true: number of true masks.
+        predicted: number of predicted masks that are not empty.
+        seconds: time of the answer.
+    """
 
     sample: int
     question: str
@@ -44,7 +60,15 @@ class QuestionScore:
 
 @dataclass
 class Evaluation:
-    """`scores` are the figures, `muse` the reference's own if they were asked for."""
+    """The outcome of an evaluation.
+
+    Attributes:
+        version: the model's version.
+        scores: the metrics.
+        questions: one row per question.
+        muse: the reference's MUSE metric, if it was asked for.
+        skipped: records that could not be read, and why.
+    """
 
     version: str
     scores: Scores = field(default_factory=Scores)
@@ -53,7 +77,7 @@ class Evaluation:
     skipped: list[str] = field(default_factory=list)
 
     def figures(self) -> dict[str, float]:
-        """What is reported; latency is per prompt, with its image's share in the first."""
+        """All metrics; latencies are per prompt, an image's encoding included in its first."""
         seconds = np.array([question.seconds for question in self.questions] or [0.0])
         figures = {
             **self.scores.as_dict(),
@@ -65,7 +89,7 @@ class Evaluation:
         return figures
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as JSON values."""
+        """Everything as JSON values."""
         return {
             "model_version": self.version,
             "hit_iou": HIT,
@@ -75,53 +99,73 @@ class Evaluation:
         }
 
 
-Watcher = Callable[[Sample, Question, Segmentation, QuestionScore], None]
+AnswerCallback = Callable[[Sample, Question, Segmentation, QuestionScore], None]
 
 
 def evaluate(
-    segmenter: Answering, samples: Iterable[Sample], compat: bool = False, watch: Watcher | None = None
+    segmenter: SegmentationModel,
+    samples: Iterable[Sample],
+    compat: bool = False,
+    watch: AnswerCallback | None = None,
 ) -> Evaluation:
-    """Ask every question of every sample and compare.
+    """Ask a model every question of every sample and compare its masks with the true ones.
 
-    A prompt the model does not take counts as answered with nothing. `compat` adds the reference's MUSE
-    figures (one more pass a question, for its logits). `watch` is told of each answer. Raises DataError when
-    there is no question at all.
+    A prompt that the model refuses counts as answered without a mask, and so does an empty mask.
+
+    Args:
+        segmenter: the model.
+        samples: what to ask.
+        compat: compute the reference's MUSE metric too; takes a second pass per question.
+        watch: called after each answer.
+
+    Returns:
+        Metrics and one row per question.
+
+    Raises:
+        DataError: the samples have no question.
     """
-    found = Evaluation(segmenter.version, muse=MuseScores(np.random.default_rng(0)) if compat else None)
+    muse = MuseScores(rng=np.random.default_rng(0)) if compat else None
+    evaluation = Evaluation(segmenter.version, muse=muse)
     for number, sample in enumerate(samples):
         image = Image.fromarray(sample.image)
-        raw: list[tuple[np.ndarray, np.ndarray]] = []
+        logits = []
         for question in sample.questions:
             request = Request(image, question.text, question.history)
-            began = time.perf_counter()
-            (answered,) = segmenter.segment_batch([request])
-            seconds = time.perf_counter() - began
-            if isinstance(answered, PromptError):
-                answered = Segmentation(str(answered), ())
-            # A target of which nothing was drawn is shown to nobody.
-            masks = [target.mask for target in answered.targets if target.mask.any()]
-            iou = found.scores.add(masks, question.masks)
-            row = QuestionScore(
-                sample=number,
-                question=question.text,
-                expected=question.answer,
-                answer=answered.answer,
-                iou=1.0 if iou is None else iou,
-                true=len(question.masks),
-                predicted=len(masks),
-                seconds=seconds,
-            )
-            found.questions.append(row)
+            segmentation, row = _ask(segmenter, request, question, number, evaluation.scores)
+            evaluation.questions.append(row)
             if watch is not None:
-                watch(sample, question, answered, row)
-            if found.muse is not None:
-                raw.append((_stacked(segmenter.logits(request), sample), _stacked(question.masks, sample)))
-        if found.muse is not None:
-            found.muse.add(raw)
-    if not found.questions:
+                watch(sample, question, segmentation, row)
+            if muse is not None:
+                logits.append((_stack(segmenter.logits(request), sample), _stack(question.masks, sample)))
+        if muse is not None:
+            muse.add(logits)
+    if not evaluation.questions:
         raise DataError("There is no question to evaluate on; give a data set with at least one.")
-    return found
+    return evaluation
 
 
-def _stacked(masks: Sequence[np.ndarray], sample: Sample) -> np.ndarray:
+def _ask(
+    segmenter: SegmentationModel, request: Request, question: Question, sample: int, scores: Scores
+) -> tuple[Segmentation, QuestionScore]:
+    began = time.perf_counter()
+    (answer,) = segmenter.segment_batch([request])
+    seconds = time.perf_counter() - began
+    segmentation = Segmentation(str(answer), ()) if isinstance(answer, PromptError) else answer
+    # Empty masks are never shown to annotators, so they count as no mask.
+    masks = [target.mask for target in segmentation.targets if target.mask.any()]
+    iou = scores.add(masks, question.masks)
+    row = QuestionScore(
+        sample=sample,
+        question=question.text,
+        expected=question.answer,
+        answer=segmentation.answer,
+        iou=1.0 if iou is None else iou,
+        true=len(question.masks),
+        predicted=len(masks),
+        seconds=seconds,
+    )
+    return segmentation, row
+
+
+def _stack(masks: Sequence[npt.NDArray[Any]], sample: Sample) -> npt.NDArray[Any]:
     return np.stack(masks) if len(masks) else np.zeros((0, *sample.image.shape[:2]), np.float32)

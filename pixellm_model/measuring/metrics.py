@@ -1,4 +1,4 @@
-"""How good masks are: gIoU, cIoU, counts and refusals, with each prediction matched to one truth."""
+"""Mask metrics: gIoU, cIoU, precision, recall and counts, with each prediction matched to one truth."""
 
 from __future__ import annotations
 
@@ -6,39 +6,89 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from pixellm_model.samples import Mask
+
 HIT = 0.5  # IoU from which a target counts as found
+IntArray = npt.NDArray[np.int64]
 
 
 @dataclass
-class Scores:
-    """Sums over questions; the properties are what is reported.
+class IouSums:
+    """Sums from which gIoU and cIoU are computed.
 
-    gIoU is the mean IoU over masks and cIoU the ratio of summed areas. A truth nobody predicted and a
-    prediction without a truth both count as IoU 0, with their area in the union. That differs from the
-    reference, where extra predictions are nearly free (specification, section 10.8).
+    Attributes:
+        ious: sum of IoUs.
+        masks: number of masks they are averaged over.
+        intersection: sum of intersections in pixels.
+        union: sum of unions in pixels.
     """
 
     ious: float = 0.0
     masks: int = 0
-    intersection: int = 0
-    union: int = 0
+    intersection: float = 0.0
+    union: float = 0.0
+
+    @property
+    def giou(self) -> float:
+        """Mean IoU over masks, 0..1."""
+        return self.ious / max(1, self.masks)
+
+    @property
+    def ciou(self) -> float:
+        """Summed intersections over summed unions, 0..1."""
+        return self.intersection / max(1, self.union)
+
+
+@dataclass
+class Scores(IouSums):
+    """Sums over questions; the properties are what is reported.
+
+    A missed truth and an extra prediction both count as IoU 0, with their area in the union. That differs
+    from the reference, where extra predictions are nearly free (specification, section 10.8).
+
+    >>> scores = Scores()
+    >>> left, right = np.array([[True, False]]), np.array([[False, True]])
+    >>> scores.add([left, right], [right])
+    0.5
+    >>> scores.as_dict()
+    {'questions': 1, 'gIoU': 0.5, 'cIoU': 0.5, 'precision': 0.5, 'recall': 1.0, 'count_accuracy': 0.0}
+
+    Attributes:
+        questions: number of questions.
+        correct_counts: questions answered with the true number of masks.
+        absent: questions without a true mask.
+        correct_refusals: those of them answered without a mask.
+        predicted: number of predicted masks.
+        true: number of true masks.
+        hits: pairs of a predicted and a true mask with IoU >= HIT.
+    """
+
     questions: int = 0
-    right_counts: int = 0
+    correct_counts: int = 0
     absent: int = 0
-    refused: int = 0
+    correct_refusals: int = 0
     predicted: int = 0
     true: int = 0
     hits: int = 0
 
-    def add(self, predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> float | None:
-        """Add one question's masks, each (H, W) bool; returns its mean IoU, None when it has no mask."""
+    def add(self, predicted: Sequence[Mask], truth: Sequence[Mask]) -> float | None:
+        """Add one question.
+
+        Args:
+            predicted: the predicted masks, each (H, W) bool.
+            truth: the true masks, of the same size.
+
+        Returns:
+            The question's mean IoU over max(predictions, truths) masks; None if there are none.
+        """
         self.questions += 1
-        self.right_counts += len(predicted) == len(truth)
+        self.correct_counts += len(predicted) == len(truth)
         if not truth:
             self.absent += 1
-            self.refused += not predicted
+            self.correct_refusals += not predicted
         intersections, unions = _areas(predicted, truth)
         ious = intersections / np.maximum(unions, 1)
         rows, columns = linear_sum_assignment(-ious)
@@ -48,42 +98,35 @@ class Scores:
         total = float(ious[rows, columns].sum())
         self.intersection += int(intersections[rows, columns].sum())
         self.union += int(unions[rows, columns].sum())
-        for left, matched in ((predicted, rows), (truth, columns)):
-            self.union += sum(int(mask.sum()) for i, mask in enumerate(left) if i not in set(matched))
+        for masks, matched in ((predicted, set(rows)), (truth, set(columns))):
+            self.union += sum(int(mask.sum()) for i, mask in enumerate(masks) if i not in matched)
         count = max(len(predicted), len(truth))
         self.ious += total
         self.masks += count
         return total / count if count else None
 
     @property
-    def giou(self) -> float:
-        return self.ious / max(1, self.masks)
-
-    @property
-    def ciou(self) -> float:
-        return self.intersection / max(1, self.union)
-
-    @property
     def count_accuracy(self) -> float:
-        return self.right_counts / max(1, self.questions)
+        """Share of questions answered with the true number of masks."""
+        return self.correct_counts / max(1, self.questions)
 
     @property
     def precision(self) -> float:
-        """Share of predicted masks that are HIT or better against the truth they are matched to."""
+        """Share of predicted masks whose IoU with the truth they are matched to is at least HIT."""
         return self.hits / max(1, self.predicted)
 
     @property
     def recall(self) -> float:
-        """Share of true masks that such a prediction was found for."""
+        """Share of true masks matched to a prediction with IoU at least HIT."""
         return self.hits / max(1, self.true)
 
     @property
     def none_accuracy(self) -> float:
-        """Share of questions about absent things that got no mask."""
-        return self.refused / max(1, self.absent)
+        """Share of questions without a true mask that were answered without a mask."""
+        return self.correct_refusals / max(1, self.absent)
 
     def as_dict(self) -> dict[str, float]:
-        """All figures; `none_accuracy` only where absent things were asked for."""
+        """All metrics, rounded; `none_accuracy` only if there are questions without a true mask."""
         figures = {
             "questions": self.questions,
             "gIoU": round(self.giou, 4),
@@ -95,7 +138,7 @@ class Scores:
         return figures | ({"none_accuracy": round(self.none_accuracy, 4)} if self.absent else {})
 
 
-def _areas(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _areas(predicted: Sequence[Mask], truth: Sequence[Mask]) -> tuple[IntArray, IntArray]:
     """Intersections and unions of every pair: two (len(predicted), len(truth)) arrays."""
     intersections = np.array([[(p & t).sum() for t in truth] for p in predicted], dtype=np.int64)
     intersections = intersections.reshape(len(predicted), len(truth))

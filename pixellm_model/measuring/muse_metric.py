@@ -1,9 +1,8 @@
-"""The reference's evaluation on MUSE, flaw included, so that its figures can be compared with published ones.
+"""The reference's MUSE metric with its flaw, to compare with published numbers (specification section 10.8).
 
-Specification section 10.8. Predictions are matched to truths on random points; a truth nobody predicted is
-compared with an empty mask; but a prediction without a truth is compared as raw logits with an empty truth,
-by a histogram over 0..1, so that only logits in 0.5..1 count against it: a confident extra mask scores IoU 1.
-`metrics.Scores` is the honest one.
+Predictions are matched to truths on random points. A missed truth is compared with an empty mask. The flaw:
+an extra prediction is compared with an empty truth as raw logits, by a histogram over 0..1, so only logits in
+0.5..1 count against it, and a confident extra mask has IoU 1. `metrics.Scores` counts it as an error.
 """
 
 from __future__ import annotations
@@ -12,24 +11,37 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
-POINTS = 12544
+from pixellm_model.measuring.metrics import IouSums
+from pixellm_model.samples import Mask
+
+POINTS = 12544  # random points per question on which masks are matched
+Logits = npt.NDArray[np.floating]
+BoolArray = npt.NDArray[np.bool_]
 
 
-@dataclass
-class MuseScores:
-    """Sums over images; add each image's questions together."""
+@dataclass(kw_only=True)
+class MuseScores(IouSums):
+    """Sums over images.
 
-    points: np.random.Generator
-    ious: float = 0.0
-    masks: int = 0
-    intersection: float = 0.0
-    union: float = 0.0
+    Attributes:
+        rng: draws the points on which masks are matched.
+    """
 
-    def add(self, questions: Sequence[tuple[np.ndarray, np.ndarray]]) -> float:
-        """Add one image: of each question the logits (P, H, W) and the true masks (T, H, W). Returns the mean
-        IoU over the greater number of its predictions and truths, as the reference counts it."""
+    rng: np.random.Generator
+
+    def add(self, questions: Sequence[tuple[Logits, BoolArray]]) -> float:
+        """Add one image.
+
+        Args:
+            questions: per question, the logits (P, H, W) of the predicted masks and the true masks (T, H, W).
+
+        Returns:
+            The image's mean IoU over max(predictions, truths) masks of all questions, as the reference
+            counts.
+        """
         total = 0.0
         for logits, truths in questions:
             for intersection, union in self.pairs(logits, truths):
@@ -42,39 +54,31 @@ class MuseScores:
         self.masks += count
         return total / count if count else 0.0
 
-    def pairs(self, logits: np.ndarray, truths: np.ndarray) -> list[tuple[float, float]]:
-        """Foreground intersection and union of every pair the reference forms for one question."""
+    def pairs(self, logits: Logits, truths: BoolArray) -> list[tuple[float, float]]:
+        """Intersection and union in pixels of every pair that the reference forms for one question."""
         truths = truths.astype(bool)
         rows, columns = self._matched(logits, truths)
-        found = [_areas(logits[r] > 0, truths[c]) for r, c in zip(rows, columns, strict=True)]
-        found += [(0.0, float(truths[c].sum())) for c in range(len(truths)) if c not in columns]
+        areas = [_areas(logits[r] > 0, truths[c]) for r, c in zip(rows, columns, strict=True)]
+        areas += [(0.0, float(truths[c].sum())) for c in range(len(truths)) if c not in columns]
         for row in range(len(logits)):
-            if row not in rows:  # raw logits in the histogram's upper half count as area, others do not
-                found.append((0.0, float(((logits[row] >= 0.5) & (logits[row] <= 1)).sum())))
-        return found
+            if row not in rows:  # the flaw: only raw logits in the histogram's upper half count as area
+                areas.append((0.0, float(((logits[row] >= 0.5) & (logits[row] <= 1)).sum())))
+        return areas
 
-    @property
-    def giou(self) -> float:
-        return self.ious / max(1, self.masks)
-
-    @property
-    def ciou(self) -> float:
-        return self.intersection / (self.union + 1e-10)
-
-    def _matched(self, logits: np.ndarray, truths: np.ndarray) -> tuple[list[int], list[int]]:
+    def _matched(self, logits: Logits, truths: BoolArray) -> tuple[list[int], list[int]]:
         if not len(logits) or not len(truths):
             return [], []
-        rows = self.points.integers(0, truths.shape[1], POINTS)
-        columns = self.points.integers(0, truths.shape[2], POINTS)
-        said = logits[:, rows, columns].astype(np.float64)  # (P, points)
+        rows = self.rng.integers(0, truths.shape[1], POINTS)
+        columns = self.rng.integers(0, truths.shape[2], POINTS)
+        sampled = logits[:, rows, columns].astype(np.float64)  # (P, points)
         true = truths[:, rows, columns].astype(np.float64)  # (T, points)
-        positive, negative = np.logaddexp(0, -said), np.logaddexp(0, said)
+        positive, negative = np.logaddexp(0, -sampled), np.logaddexp(0, sampled)
         bce = (positive @ true.T + negative @ (1 - true).T) / POINTS
-        p = 1 / (1 + np.exp(-said))
+        p = 1 / (1 + np.exp(-sampled))
         dice = 1 - (2 * p @ true.T + 1) / (p.sum(1)[:, None] + true.sum(1)[None] + 1)
         matched, partners = linear_sum_assignment(bce + dice)
         return matched.tolist(), partners.tolist()
 
 
-def _areas(predicted: np.ndarray, truth: np.ndarray) -> tuple[float, float]:
+def _areas(predicted: Mask, truth: Mask) -> tuple[float, float]:
     return float((predicted & truth).sum()), float((predicted | truth).sum())

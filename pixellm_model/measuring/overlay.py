@@ -1,4 +1,4 @@
-"""An image with its targets painted on: coloured masks, outlines, phrases and scores."""
+"""Draws targets on an image: coloured masks, outlines, phrases and scores."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pixellm_model.engine.answers import Target
+from pixellm_model.samples import Mask
 
-# Chosen to stay apart on photos and for colour-blind readers (after Okabe and Ito).
+# Distinct on photos and for colour-blind readers (after Okabe and Ito).
 COLOURS = [
     (230, 159, 0),
     (0, 158, 233),
@@ -23,7 +24,16 @@ MASK_OPACITY = 0.45
 
 
 def draw_overlay(image: Image.Image, targets: Sequence[Target], caption: str = "") -> Image.Image:
-    """Paint `targets` on a copy of `image`, each with its number, phrase and score, and a caption below."""
+    """Draw targets on a copy of an image.
+
+    Args:
+        image: a PIL image in any mode.
+        targets: their masks are (image.height, image.width).
+        caption: text for a white strip below the image; no strip if it is empty.
+
+    Returns:
+        An RGB image.
+    """
     canvas = np.asarray(image.convert("RGB")).astype(np.float32)
     for number, target in enumerate(targets):
         colour = np.array(COLOURS[number % len(COLOURS)], dtype=np.float32)
@@ -39,20 +49,20 @@ def draw_overlay(image: Image.Image, targets: Sequence[Target], caption: str = "
     return _captioned(painted, caption, font) if caption else painted
 
 
-def _outline(mask: np.ndarray) -> np.ndarray:
+def _outline(mask: Mask) -> Mask:
     grown = Image.fromarray(mask.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(5))
     return (np.asarray(grown) > 0) & ~mask
 
 
 def _label(
     pen: ImageDraw.ImageDraw,
-    mask: np.ndarray,
+    mask: Mask,
     text: str,
     colour: tuple[int, int, int],
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """Text on a plate in the mask's middle, kept inside the picture."""
+    """Draw text on a dark plate at the mask's median, inside the image."""
     rows, columns = np.nonzero(mask)
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     width, height = right - left, bottom - top

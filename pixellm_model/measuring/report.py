@@ -1,4 +1,4 @@
-"""A page to look at: the figures of an evaluation, and its worst answers as pictures."""
+"""An HTML report of an evaluation: the metrics, and the worst answers as pictures."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from pixellm_model.engine.answers import Segmentation, Target
 from pixellm_model.masks import mask_box
 from pixellm_model.measuring.evaluation import Evaluation, QuestionScore
 from pixellm_model.measuring.overlay import draw_overlay
-from pixellm_model.samples import Question, Sample
+from pixellm_model.samples import Mask, Question, Sample
 
-WORST = 60
-TILE = 300  # pixels on the long side
+WORST = 60  # answers shown
+TILE = 300  # long side of a picture in pixels
 LABELS = {
     "questions": "questions",
     "gIoU": "gIoU",
@@ -47,29 +47,31 @@ figure{margin:0} figcaption{font-size:.8rem;color:#666}
 
 
 class Gallery:
-    """Keeps pictures of the `size` worst answers it is shown; `evaluate` takes its `look` as `watch`."""
+    """Keeps pictures of the `size` worst answers. Pass its `add` to `evaluate` as `watch`."""
 
     def __init__(self, size: int = WORST):
         self._size = size
-        self._kept: list[tuple[float, int, QuestionScore, list[bytes]]] = []
+        self._entries: list[tuple[float, int, QuestionScore, list[bytes]]] = []
         self._order = count()
 
-    def look(self, sample: Sample, question: Question, answered: Segmentation, row: QuestionScore) -> None:
-        if len(self._kept) == self._size and -row.iou <= self._kept[0][0]:
+    def add(self, sample: Sample, question: Question, answer: Segmentation, row: QuestionScore) -> None:
+        """Add an answer; it is kept while it is among the worst."""
+        if len(self._entries) == self._size and -row.iou <= self._entries[0][0]:
             return
-        # The pictures are only made for what is kept; the heap's first is the best of the worst.
-        entry = (-row.iou, -next(self._order), row, _pictures(sample, question, answered))
-        if len(self._kept) < self._size:
-            heapq.heappush(self._kept, entry)
+        # The heap's first entry is the best of the worst. Pictures are drawn only for entries that are kept.
+        entry = (-row.iou, -next(self._order), row, _pictures(sample, question, answer))
+        if len(self._entries) < self._size:
+            heapq.heappush(self._entries, entry)
         else:
-            heapq.heapreplace(self._kept, entry)
+            heapq.heapreplace(self._entries, entry)
 
     def worst_first(self) -> list[tuple[QuestionScore, list[bytes]]]:
-        return [(row, pictures) for _, _, row, pictures in sorted(self._kept, reverse=True)]
+        """The kept rows with three JPEGs each: the image, the true masks and the predicted ones."""
+        return [(row, pictures) for _, _, row, pictures in sorted(self._entries, reverse=True)]
 
 
 def write_report(evaluation: Evaluation, gallery: Gallery, folder: Path) -> Path:
-    """Write `report.html`, which needs no other file, and `report.json` into `folder`; returns the page."""
+    """Write `report.html`, which needs no other file, and `report.json` into `folder`; returns the former."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(evaluation.as_json(), indent=1) + "\n", "utf-8")
     page = folder / "report.html"
@@ -85,12 +87,14 @@ def _page(evaluation: Evaluation, gallery: Gallery) -> str:
     worst = gallery.worst_first()
     rows = "".join(_row(row, pictures) for row, pictures in worst)
     skipped = "".join(f"<li>{html.escape(reason)}</li>" for reason in evaluation.skipped[:50])
-    more = f"<h2>{len(evaluation.skipped)} records left out</h2><ul>{skipped}</ul>" if skipped else ""
+    skipped_section = (
+        f"<h2>{len(evaluation.skipped)} records left out</h2><ul>{skipped}</ul>" if skipped else ""
+    )
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Evaluation</title><style>{STYLE}</style>"
         f"<h1>{html.escape(evaluation.version)}</h1><p class=note>Free generation; each mask is matched to "
         f"one true mask, extra and missed masks count as IoU 0.</p><table>{figures}</table>"
-        f"<h2>The {len(worst)} worst answers</h2>{rows}{more}</html>\n"
+        f"<h2>The {len(worst)} worst answers</h2>{rows}{skipped_section}</html>\n"
     )
 
 
@@ -112,19 +116,19 @@ def _number(value: float) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
-def _pictures(sample: Sample, question: Question, answered: Segmentation) -> list[bytes]:
+def _pictures(sample: Sample, question: Question, answer: Segmentation) -> list[bytes]:
     image = Image.fromarray(sample.image)
     scale = TILE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
 
-    def small(phrase: str, mask: np.ndarray, score: float) -> Target:
-        tiny = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
-        return Target(phrase, tiny, score, mask_box(tiny))
+    def shrink(phrase: str, mask: Mask, score: float) -> Target:
+        shrunk = np.array(Image.fromarray(mask).resize(size, Image.Resampling.NEAREST))
+        return Target(phrase, shrunk, score, mask_box(shrunk))
 
     thumbnail = image.resize(size, Image.Resampling.BILINEAR)
     named = zip(question.phrases, question.masks, strict=True)
-    truth = [small(phrase, mask, 1.0) for phrase, mask in named]
-    predicted = [small(target.phrase, target.mask, target.score) for target in answered.targets]
+    truth = [shrink(phrase, mask, 1.0) for phrase, mask in named]
+    predicted = [shrink(target.phrase, target.mask, target.score) for target in answer.targets]
     return [
         _jpeg(tile)
         for tile in (thumbnail, draw_overlay(thumbnail, truth), draw_overlay(thumbnail, predicted))

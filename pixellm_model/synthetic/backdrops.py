@@ -1,11 +1,16 @@
 """Painted backgrounds for rendered scenes."""
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 
-def painted(width: int, height: int, rng: np.random.Generator) -> np.ndarray:
-    """A background without things: a gradient, soft patches, a floor and a wall, stripes or checks."""
+def painted(width: int, height: int, rng: np.random.Generator) -> npt.NDArray[np.floating]:
+    """A background without things: a gradient, soft patches, a floor and a wall, stripes or checks.
+
+    Returns:
+        (height, width, 3), about 0..255 and not clipped.
+    """
     first, second = rng.uniform(20, 245, (2, 3))
     rows, columns = np.mgrid[0:height, 0:width].astype(np.float32)
     angle = rng.uniform(0, 2 * np.pi)

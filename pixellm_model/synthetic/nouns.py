@@ -1,4 +1,4 @@
-"""The names of things that rendered scenes speak about, and how those names relate."""
+"""The vocabulary of rendered scenes: names of things, and how the names relate."""
 
 import json
 from collections.abc import Container, Iterable
@@ -11,9 +11,15 @@ from typing import Self
 class Noun:
     """One kind of thing.
 
-    `attributes` are what it surely is or does ("eat": edible); one that ends in "?" is arguable, so
-    questions about that attribute are not asked where the thing is seen. `parent` is a wider name ("bird"
-    of an owl), `kin` the names that people might use for it, or that are often part of its picture.
+    Attributes:
+        name: the name.
+        plural: its plural.
+        category: what it is a kind of, such as "fruit".
+        synonyms: other words for it.
+        attributes: what it is or does, such as "eat" for food. An attribute that ends in "?" is debatable: no
+            question about it is asked where the thing is seen.
+        parent: a wider name, such as "bird" for an owl.
+        kin: names that people may use for it, or that are often part of its picture.
     """
 
     name: str
@@ -26,9 +32,13 @@ class Noun:
 
 
 class Nouns:
-    """All nouns by name, from a JSON list of objects with the fields of `Noun`.
+    """All nouns by name, read from a JSON list of objects with the fields of `Noun`.
 
-    Raises ValueError naming the entry when a name is given twice or a parent is missing.
+    Attributes:
+        by_name: the nouns.
+
+    Raises:
+        ValueError: a name occurs twice or a parent is missing.
     """
 
     def __init__(self, path: Path) -> None:
@@ -56,32 +66,32 @@ class Nouns:
 
     @classmethod
     def of(cls, nouns: Iterable[Noun]) -> Self:
-        """Nouns made elsewhere; no name twice, every parent among them."""
-        made = cls.__new__(cls)
-        made.by_name = {noun.name: noun for noun in nouns}
-        return made
+        """A vocabulary of these nouns; no name may occur twice and no parent may be missing."""
+        vocabulary = cls.__new__(cls)
+        vocabulary.by_name = {noun.name: noun for noun in nouns}
+        return vocabulary
 
     @property
     def backdrop(self) -> frozenset[str]:
-        """Names with the attribute "backdrop": often seen behind others, so not asked for as absent there."""
+        """Names with the attribute "backdrop": often part of a background, so never called absent from it."""
         return frozenset(name for name, noun in self.by_name.items() if "backdrop" in noun.attributes)
 
     def __getitem__(self, name: str) -> Noun:
         return self.by_name[name]
 
     def covers(self, wide: str, narrow: str) -> bool:
-        """Whether a thing called `narrow` is also a `wide` (itself included)."""
+        """Whether a thing named `narrow` may also be named `wide`; true for equal names."""
         name: str | None = narrow
         while name is not None and name != wide:
             name = self.by_name[name].parent
         return name is not None
 
     def absent(self, name: str, seen: Iterable[str], backdrop: Container[str]) -> bool:
-        """Whether `name` may be asked for as missing where `seen` are, and `backdrop` may be behind them."""
+        """Whether `name` may be asked for as absent where `seen` are visible and `backdrop` may be."""
         return name not in backdrop and not any(self.related(name, other) for other in seen)
 
-    def related(self, one: str, other: str) -> bool:
-        """Whether asking for `one` where only `other` is seen would be unfair."""
-        if self.covers(one, other) or self.covers(other, one):
+    def related(self, name: str, other: str) -> bool:
+        """Whether it is debatable that `name` is absent where `other` is visible."""
+        if self.covers(name, other) or self.covers(other, name):
             return True
-        return other in self.by_name[one].kin or one in self.by_name[other].kin
+        return other in self.by_name[name].kin or name in self.by_name[other].kin

@@ -1,16 +1,18 @@
-"""Questions about the named things of an image, in the many ways people ask, with their answers."""
+"""Generates questions about the named things of an image, in the ways people ask, with their answers."""
+
+from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from pixellm_model.samples import Question
+from pixellm_model.samples import Mask, Pixels, Question
 from pixellm_model.synthetic.followups import continued
 from pixellm_model.synthetic.nouns import Nouns
 from pixellm_model.synthetic.templates import (
     COLOURED,
     COUNTED,
-    ENDINGS,
     EVERYTHING,
     GROUPS,
     NAMED,
@@ -21,24 +23,34 @@ from pixellm_model.synthetic.templates import (
     SIZES,
     answer,
     listed,
+    varied,
     wordings,
 )
 from pixellm_model.synthetic.things import COLOURS, RELATIONS, Thing, biggest, outermost
 
 __all__ = ["NAMED", "Questioner", "Thing", "answer", "listed", "wordings"]
 
-MOST_TARGETS = 6
+MAX_TARGETS = 6  # per question
+MAX_TRIES = 6  # per question that is wanted
 
 
 class Questioner:
-    """Asks about the things of one image.
+    """Generates questions about the things of one image.
 
-    `askable` are the names that may be asked for although absent, each as likely as it is to be seen, so
-    that a name alone does not tell whether it is there. `complete` says that `things` is all there is to
-    see: only then are questions asked about everything and groups. `counted` says that at least all things of
-    the names in `things` are among them, so that they can be told apart by number, place and size; unless it
-    is given, it is as `complete`. `backdrop` are names that the background may show. `image` (H, W, 3) uint8
-    is needed for questions about colours.
+    The methods named after a kind of question return None where that kind does not fit the image.
+
+    Args:
+        nouns: the vocabulary.
+        askable: names that may be asked for although absent. Each should be as frequent as it is in images,
+            so that a name alone does not tell whether it is present.
+        things: the things in the image.
+        rng: source of all random choices.
+        complete: whether `things` is everything to see; only then are there questions about everything and
+            about groups.
+        backdrop: names that the background may show.
+        counted: whether `things` has all instances of the names in it; only then are there questions about
+            number, place and size. The same as `complete` by default.
+        image: (H, W, 3) uint8 RGB, for questions about colours.
     """
 
     def __init__(
@@ -50,7 +62,7 @@ class Questioner:
         complete: bool = True,
         backdrop: frozenset[str] = frozenset(),
         counted: bool | None = None,
-        image: np.ndarray | None = None,
+        image: Pixels | None = None,
     ) -> None:
         self.nouns = nouns
         self.askable = askable
@@ -63,67 +75,65 @@ class Questioner:
         self.names = list(dict.fromkeys(thing.name for thing in self.things))
 
     def ask(self, count: int, level: int = 1) -> tuple[Question, ...]:
-        """`count` questions of various kinds, none twice; fewer where the image gives no more.
+        """Generate questions of random kinds, all different.
 
-        Level 1 asks for names, several or absent ones, all of a kind, places, sizes and groups; level 2 also
-        for numbers, colours and relations; level 3 also in further turns about the same image.
+        Args:
+            count: how many; fewer are returned if the image does not yield as many.
+            level: 1 for names, several or absent ones, all of a kind, places, sizes and groups; 2 also for
+                numbers, colours and relations; 3 also for follow-up questions.
+
+        Returns:
+            The questions.
         """
-        kinds = self._kinds(level)
-        weights = np.array([weight for weight, _ in kinds])
-        asked: dict[tuple[object, str], Question] = {}
-        for _ in range(6 * count):
-            if len(asked) == count:
+        kinds = [kind for kind in KINDS if self._supports(kind, level)]
+        weights = np.array([kind.weight for kind in kinds])
+        weights /= weights.sum()
+        chosen: dict[tuple[object, str], Question] = {}
+        for _ in range(MAX_TRIES * count):
+            if len(chosen) == count:
                 break
-            question = kinds[self.rng.choice(len(kinds), p=weights / weights.sum())][1]()
-            if question is not None and level > 2:
+            question = kinds[self.rng.choice(len(kinds), p=weights)].ask(self)
+            if question is not None and level >= FOLLOW_UP_LEVEL:
                 question = continued(self, question)
             if question is not None:
-                asked.setdefault((question.history, question.text), question)
-        return tuple(asked.values())
+                chosen.setdefault((question.history, question.text), question)
+        return tuple(chosen.values())
 
-    def _kinds(self, level: int) -> list[tuple[float, Callable[[], Question | None]]]:
-        kinds: list[tuple[float, Callable[[], Question | None]]] = [
-            (0.35, self.one),
-            (0.12, self.absent),
-            (0.16, self.several),
-            (0.08, self.mixed),
-        ]
-        if self.counted:
-            kinds += [(0.1, self.plural), (0.09, self.place), (0.03, self.size)]
-        if self.complete:
-            kinds += [(0.1, self.group), (0.06, self.all)]
-        if level > 1 and self.counted:
-            kinds += [(0.05, self.number), (0.2, self.relation)]
-            if self.image is not None:
-                kinds.append((0.2, self.colour))
-        return kinds
+    def _supports(self, kind: Kind, level: int) -> bool:
+        return (
+            level >= kind.level
+            and (self.counted or not kind.counted)
+            and (self.complete or not kind.complete)
+            and (self.image is not None or not kind.image)
+        )
 
-    def one(self) -> Question | None:
+    def single_name(self) -> Question | None:
         """A thing by its name, a synonym or a wider name; one target for each thing of that name."""
         if not self.names:
             return None
-        asked, found = self._reference(self.pick(self.names))
-        return self._named(found, [asked])
+        words, found = self._refer_to(self.pick(self.names))
+        return self._from_template(found, [words])
 
     def several(self) -> Question | None:
         """Two to four names, answered in the order of the question."""
         if len(self.names) < 2:
             return None
-        return self._asking(self._sample(self.names, int(self.rng.integers(2, 5))), 0)
+        return self._ask_for(self._sample(self.names, int(self.rng.integers(2, 5))), 0)
 
     def mixed(self) -> Question | None:
-        """Some names that are there and one or two that are not."""
+        """One or two names that are present and one or two that are absent."""
         if not self.names:
             return None
-        return self._asking(
+        return self._ask_for(
             self._sample(self.names, int(self.rng.integers(1, 3))), 1 + int(self.rng.random() < 0.2)
         )
 
     def absent(self) -> Question | None:
-        return self._asking([], 1 if self.rng.random() < 0.85 else 2)
+        """One or two names that are absent."""
+        return self._ask_for([], 1 if self.rng.random() < 0.85 else 2)
 
     def plural(self) -> Question | None:
-        """All things of one name; preferably one seen several times."""
+        """All things of one name, preferably of one that occurs several times."""
         if not self.names:
             return None
         counts = [sum(thing.name == name for thing in self.things) for name in self.names]
@@ -136,7 +146,7 @@ class Questioner:
         return self.question(text, found)
 
     def place(self) -> Question | None:
-        """The thing at one side, among all or among those of one name; only where that is plain to see."""
+        """The thing at one side, among all or among those of one name, if that is clear."""
         where, most, axis, greatest = PLACES[int(self.rng.integers(len(PLACES)))]
         name, things = self._comparable()
         if name is None:
@@ -145,10 +155,10 @@ class Questioner:
         if first is None:
             return None
         phrase = f"{name} {where}" if self.rng.random() < 0.6 else f"{most} {name}"
-        return self._named([(phrase, first.mask)], [phrase])
+        return self._from_template([(phrase, first.mask)], [phrase])
 
     def size(self) -> Question | None:
-        """The biggest or smallest thing, where it is by half bigger or smaller than the next."""
+        """The biggest or smallest thing, among all or among those of one name, if that is clear."""
         word, greatest = SIZES[int(self.rng.integers(len(SIZES)))]
         name, things = self._comparable()
         if name is None:
@@ -157,16 +167,16 @@ class Questioner:
         if first is None:
             return None
         phrase = f"{word} {name}"
-        return self._named([(phrase, first.mask)], [phrase])
+        return self._from_template([(phrase, first.mask)], [phrase])
 
     def group(self) -> Question | None:
-        """All things of a category or with an attribute, by their own names; none of them arguable."""
+        """All things of a category or with an attribute, by their own names; none may be debatable."""
         groups = [group for group in GROUPS if self._members(group[0])]
         if self.rng.random() < 0.2 or not groups:
             groups = list(GROUPS)
         rule, missing, wordings = groups[int(self.rng.integers(len(groups)))]
         found = self._members(rule)
-        if found is None or len(found) > MOST_TARGETS or (not found and self.backdrop):
+        if found is None or len(found) > MAX_TARGETS or (not found and self.backdrop):
             return None
         words = self.pick(wordings)
         text = words if self.rng.random() < 0.3 else self.pick(NAMED[2:15]).format(x=words)
@@ -174,14 +184,15 @@ class Questioner:
         text = text.replace("the where", "where")
         return self.question(text, found, [] if found else [missing])
 
-    def all(self) -> Question | None:
-        if not 1 <= len(self.things) <= MOST_TARGETS:
+    def everything(self) -> Question | None:
+        """All things, by their names."""
+        if not 1 <= len(self.things) <= MAX_TARGETS:
             return None
         return self.question(self.pick(EVERYTHING), [(thing.name, thing.mask) for thing in self.things])
 
     def number(self) -> Question | None:
-        """All things of one name, and how many there are."""
-        several = [name for name in self.names if 1 < len(self.called(name)) <= MOST_TARGETS]
+        """All things of one name that occurs several times, asked for by their number."""
+        several = [name for name in self.names if 1 < len(self.called(name)) <= MAX_TARGETS]
         if not several:
             return None
         noun = self.nouns[self.pick(several)]
@@ -189,9 +200,9 @@ class Questioner:
         return self.question(self.pick(COUNTED).format(n=NUMBERS[len(found)], x=noun.plural), found)
 
     def colour(self) -> Question | None:
-        """The things of a colour, of one name or of any; only where each is plainly of it or plainly not.
+        """The things of a colour, of one name or of any, if it is clear of each whether it has the colour.
 
-        Those of any name only where the background shows nothing that might be of that colour too.
+        Things of any name are asked for only if the background cannot show other things of that colour.
         """
         if self.image is None or not self.names:
             return None
@@ -210,10 +221,12 @@ class Questioner:
             missing = [] if chosen else [f"{colour} thing"]
             return self.question(text, [(thing.name, thing.mask) for thing in chosen], missing)
         phrase = f"{colour} {name}"
-        return self._named([(phrase, thing.mask) for thing in chosen], [phrase], [] if chosen else [phrase])
+        return self._from_template(
+            [(phrase, thing.mask) for thing in chosen], [phrase], [] if chosen else [phrase]
+        )
 
     def relation(self) -> Question | None:
-        """The things of a name that stand left of, right of, above or below the only thing of another."""
+        """The things of one name that are left of, right of, above or below the only thing of another."""
         anchors = [name for name in self.names if len(self.called(name)) == 1]
         if not anchors or len(self.names) < 2:
             return None
@@ -221,27 +234,29 @@ class Questioner:
         if self.nouns.covers(anchor, name) or self.nouns.covers(name, anchor):
             return None
         things, (other,) = self.called(name), self.called(anchor)
-        settled = {}
+        clear = {}
         for relation in RELATIONS:
             verdicts = [thing.stands(relation, other) for thing in things]
             if None not in verdicts:
-                settled[relation] = [t for t, verdict in zip(things, verdicts, strict=True) if verdict]
-        true = [relation for relation, chosen in settled.items() if chosen]
-        options = true if true and self.rng.random() < 0.8 else list(settled)
+                clear[relation] = [t for t, verdict in zip(things, verdicts, strict=True) if verdict]
+        true = [relation for relation, chosen in clear.items() if chosen]
+        options = true if true and self.rng.random() < 0.8 else list(clear)
         if not options:
             return None
         relation = self.pick(options)
         phrase = f"{name} {relation} the {anchor}"
-        asked = f"{name} {self.pick(RELATED[relation])} the {anchor}"
-        chosen = settled[relation]
-        return self._named([(phrase, thing.mask) for thing in chosen], [asked], [] if chosen else [phrase])
+        wording = f"{name} {self.pick(RELATED[relation])} the {anchor}"
+        chosen = clear[relation]
+        return self._from_template(
+            [(phrase, thing.mask) for thing in chosen], [wording], [] if chosen else [phrase]
+        )
 
     def called(self, name: str) -> list[Thing]:
-        """The things that a name covers; a wider name covers others too: among birds an owl counts."""
+        """The things that a name covers; a wider name covers narrower ones: an owl is also a bird."""
         return [thing for thing in self.things if self.nouns.covers(name, thing.name)]
 
-    def _members(self, rule: str) -> list[tuple[str, np.ndarray]] | None:
-        """The things of a group; None where one is arguable."""
+    def _members(self, rule: str) -> list[tuple[str, Mask]] | None:
+        """The things of a group with their names; None if one is debatable."""
         kind, _, value = rule.partition(":")
         found = []
         for thing in self.things:
@@ -253,7 +268,7 @@ class Questioner:
         return found
 
     def _comparable(self) -> tuple[str | None, list[Thing]]:
-        """Things to compare and what to call one: those of a repeated name if any, else all as "object"."""
+        """Things to compare, and a name for them: those of a repeated name, or all as "object" or "thing"."""
         repeated = [name for name in self.names if sum(thing.name == name for thing in self.things) > 1]
         if repeated and self.rng.random() < 0.8:
             name = self.pick(repeated)
@@ -262,8 +277,8 @@ class Questioner:
             return None, []
         return self.pick(("object", "thing")), list(self.things)
 
-    def _reference(self, name: str) -> tuple[str, list[tuple[str, np.ndarray]]]:
-        """Words to ask for `name` with, and what they fit."""
+    def _refer_to(self, name: str) -> tuple[str, list[tuple[str, Mask]]]:
+        """Words for `name` (itself, a wider name or a synonym), and the targets that they name."""
         noun = self.nouns[name]
         wide, words, chance = name, name, self.rng.random()
         if noun.parent is not None and chance < 0.15:
@@ -274,7 +289,7 @@ class Questioner:
         return words, found
 
     def absent_names(self, count: int) -> list[str]:
-        """Names of nothing seen; half of them of the category of something that is seen."""
+        """Up to `count` names that are absent; about half are of the category of something present."""
         categories = {self.nouns[name].category for name in self.names}
         alike = [name for name in self.askable if self.nouns[name].category in categories]
         chosen: list[str] = []
@@ -286,14 +301,14 @@ class Questioner:
                 chosen.append(name)
         return chosen
 
-    def _asking(self, present: Sequence[str], absent: int) -> Question | None:
-        """A question for the present names and `absent` absent ones, in random order."""
+    def _ask_for(self, present: Sequence[str], absent: int) -> Question | None:
+        """A question for present names and `absent` absent ones, in random order."""
         missing = self.absent_names(absent)
-        twice = any(self.nouns.covers(one, other) for one in present for other in present if one != other)
-        if len(missing) < absent or twice:
+        overlaps = any(self.nouns.covers(a, b) for a in present for b in present if a != b)
+        if len(missing) < absent or overlaps:
             return None
-        asked: list[str] = []
-        found: list[tuple[str, np.ndarray]] = []
+        phrases: list[str] = []
+        found: list[tuple[str, Mask]] = []
         not_found: list[str] = []
         for name in self._sample([*present, *missing], len(present) + len(missing)):
             if name in missing:
@@ -305,44 +320,76 @@ class Questioner:
                 if self.nouns[name].synonyms and self.rng.random() < 0.3:
                     words = self.pick(self.nouns[name].synonyms)
                 found += [(words, thing.mask) for thing in self.called(name)]
-            asked.append(words)
-        return self._named(found, asked, not_found)
+            phrases.append(words)
+        return self._from_template(found, phrases, not_found)
 
-    def _named(
-        self, found: list[tuple[str, np.ndarray]], asked: Sequence[str], missing: Sequence[str] = ()
+    def _from_template(
+        self, found: list[tuple[str, Mask]], phrases: Sequence[str], missing: Sequence[str] = ()
     ) -> Question | None:
-        joined = listed(asked)
+        joined = listed(phrases)
         if self.rng.random() < 0.25:
-            joined = listed([asked[0], *(f"the {words}" for words in asked[1:])])
-        elif len(asked) > 1 and self.rng.random() < 0.3:
-            joined = ", ".join(asked)
+            joined = listed([phrases[0], *(f"the {words}" for words in phrases[1:])])
+        elif len(phrases) > 1 and self.rng.random() < 0.3:
+            joined = ", ".join(phrases)
         text = self.pick(NAMED).format(x=joined)
         return self.question(text, found, missing)
 
     def question(
         self,
         text: str,
-        found: list[tuple[str, np.ndarray]],
+        found: list[tuple[str, Mask]],
         missing: Sequence[str] = (),
         history: tuple[tuple[str, str], ...] = (),
     ) -> Question | None:
-        """With its answer, the text varied a little; None for more targets than are asked for at a time."""
-        if len(found) > MOST_TARGETS:
+        """Make a question with its answer.
+
+        Args:
+            text: what is asked; its punctuation, case and ending are varied at random.
+            found: the targets, as phrases with masks.
+            missing: phrases that the answer says are absent.
+            history: earlier turns.
+
+        Returns:
+            The question; None if it has more than MAX_TARGETS targets.
+        """
+        if len(found) > MAX_TARGETS:
             return None
-        if self.rng.random() < 0.2:
-            text = text.rstrip(".")
-        if self.rng.random() < 0.2:
-            text = text.lower()
-        elif self.rng.random() < 0.1:
-            text = text[0].upper() + text[1:]
-        if self.rng.random() < 0.2:
-            text = f"{text if text[-1] in '.?' else text + '.'} {self.pick(ENDINGS)}"
+        text = varied(text, self.rng)
         masks = tuple(mask for _, mask in found)
         return Question(text, answer(found, missing), masks, tuple(phrase for phrase, _ in found), history)
 
     def pick(self, options: Sequence[str]) -> str:
+        """A random option."""
         return options[int(self.rng.integers(len(options)))]
 
     def _sample(self, options: Sequence[str], count: int) -> list[str]:
         order = self.rng.permutation(len(options))[:count]
         return [options[int(index)] for index in order]
+
+
+class Kind(NamedTuple):
+    """A kind of question: how to ask it, how often, and what it needs of a `Questioner`."""
+
+    ask: Callable[[Questioner], Question | None]
+    weight: float  # relative to the other kinds that are supported
+    level: int = 1  # lowest level
+    counted: bool = False
+    complete: bool = False
+    image: bool = False
+
+
+FOLLOW_UP_LEVEL = 3
+KINDS = (
+    Kind(Questioner.single_name, 0.35),
+    Kind(Questioner.absent, 0.12),
+    Kind(Questioner.several, 0.16),
+    Kind(Questioner.mixed, 0.08),
+    Kind(Questioner.plural, 0.1, counted=True),
+    Kind(Questioner.place, 0.09, counted=True),
+    Kind(Questioner.size, 0.03, counted=True),
+    Kind(Questioner.group, 0.1, complete=True),
+    Kind(Questioner.everything, 0.06, complete=True),
+    Kind(Questioner.number, 0.05, level=2, counted=True),
+    Kind(Questioner.relation, 0.2, level=2, counted=True),
+    Kind(Questioner.colour, 0.2, level=2, counted=True, image=True),
+)

@@ -1,4 +1,4 @@
-"""Rendered scenes of named things with exact masks: training, test and demonstration data.
+"""Renders scenes of named things with exact masks, for training, tests and demonstrations.
 
 A folder made by `recipes/pixellm_mini/cutouts.py` holds `vocabulary.json`, RGBA cut-outs (`cutouts.jsonl`),
 photos of one named thing with its mask (`photos.jsonl`) and photos of places (`backgrounds/`). Only the
@@ -13,27 +13,33 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageFilter
 
-from pixellm_model.samples import Question, Sample
+from pixellm_model.samples import Pixels, Question, Sample
 from pixellm_model.synthetic.backdrops import painted
+from pixellm_model.synthetic.canvas import MIN_AREA, Canvas
 from pixellm_model.synthetic.nouns import Nouns
 from pixellm_model.synthetic.questions import Questioner, Thing
 
-MIN_VISIBLE = 0.35  # of a thing's own area
-MIN_AREA = 0.004  # of the image
+FloatArray = npt.NDArray[np.floating]
 
 
 @dataclass(frozen=True)
 class Cutout:
+    """An RGBA image of one thing, cut out."""
+
     file: Path
     name: str
 
 
 @dataclass(frozen=True)
 class Photo:
+    """A photo of one thing, and its mask as an image."""
+
     file: Path
     mask: Path
     name: str
@@ -41,10 +47,16 @@ class Photo:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image (H, W, 3) uint8 and the things in it. `complete` says that these are all there is to see,
-    `backdrop` what else the background may show."""
+    """An image and the things in it.
 
-    image: np.ndarray
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        things: the things.
+        complete: whether they are everything to see, apart from the background.
+        backdrop: names that the background may show.
+    """
+
+    image: Pixels
     things: list[Thing]
     complete: bool
     backdrop: frozenset[str]
@@ -53,12 +65,21 @@ class Picture:
 class SceneRenderer:
     """Renders samples from a folder of cut-outs; the same seed gives the same sample.
 
-    `split` is "train" or "held_out": other instances of the same names. `size` is the long side in pixels.
-    `scene`, `photo` and `mosaic` are the shares of composed scenes, single photos and grids of photos;
-    without photos in the folder all are scenes. `names` limits what is shown and asked for,
-    `level` how hard the questions are (`Questioner.ask`). Decoded cut-outs are kept in memory (about 0.2 MB
-    each). Raises FileNotFoundError without `cutouts.jsonl`,
-    ValueError without a cut-out of that split or with one that the vocabulary does not name.
+    Decoded cut-outs are cached in memory (about 0.2 MB each).
+
+    Args:
+        cutouts_dir: the folder.
+        split: "train" or "held_out", which has other instances of the same names.
+        size: long side of the images in pixels.
+        scene: share of composed scenes. Without photos in the folder all images are scenes.
+        photo: share of single photos.
+        mosaic: share of grids of photos.
+        names: only these names are shown and asked for.
+        level: how hard the questions are (`Questioner.ask`).
+
+    Raises:
+        FileNotFoundError: the folder has no `cutouts.jsonl`.
+        ValueError: there is no cut-out of the split, or one whose name the vocabulary lacks.
     """
 
     def __init__(
@@ -93,7 +114,7 @@ class SceneRenderer:
         ]
         self.backgrounds = sorted((folder / "backgrounds").glob(f"{split}_*.jpg"))
         self.names = sorted(self.cutouts)
-        # Names with many instances are seen more often, but not in proportion.
+        # Names with many instances are shown more often, but less than proportionally.
         weights = np.array([min(len(self.cutouts[name]), 8) ** 0.5 for name in self.names])
         self.name_weights = weights / weights.sum()
         instances = Counter(item.name for item in self.photos)
@@ -104,17 +125,17 @@ class SceneRenderer:
         self._pixels = cache(_rgba)
 
     def render(self, seed: int) -> Sample:
-        """One sample of a kind drawn by the shares, with three to five questions."""
-        return self._until_asked(seed, self._kind(seed))
+        """A sample of a random kind (scene, photo or mosaic), with three to five questions."""
+        return self._render_until_questions(seed, self._kind(seed))
 
     def picture(self, seed: int) -> Picture:
-        """An image of such a kind with the things in it, without questions."""
+        """An image of a random kind with the things in it, without questions."""
         make = self._kind(seed)
-        made = (make(np.random.default_rng([seed, attempt])) for attempt in count(1))
-        return next(picture for picture in made if picture is not None)
+        attempts = (make(np.random.default_rng([seed, attempt])) for attempt in count(1))
+        return next(picture for picture in attempts if picture is not None)
 
     def paste_into(self, picture: Picture, wanted: int, rng: np.random.Generator) -> Picture:
-        """The picture with up to `wanted` cut-outs on it."""
+        """The picture with up to `wanted` cut-outs pasted on it."""
         scene = Canvas(picture.image, picture.things)
         self._paste_cast(scene, wanted, rng)
         seen = _photographed(scene.image, rng)
@@ -125,18 +146,16 @@ class SceneRenderer:
         return kinds[int(np.random.default_rng([seed, 0]).choice(3, p=self.shares))]
 
     def render_scene(self, seed: int) -> Sample:
-        """One to six cut-outs on a photo or a painted background."""
-        return self._until_asked(seed, self._scene)
+        """A sample with one to six cut-outs on a photo or a painted background."""
+        return self._render_until_questions(seed, self._scene)
 
     def render_photo(self, seed: int) -> Sample:
-        """One photo with the mask of the thing it shows."""
-        return self._until_asked(seed, self._photo)
+        """A sample with one photo of one thing."""
+        return self._render_until_questions(seed, self._photo)
 
-    def render_mosaic(self, seed: int) -> Sample:
-        """Two to four photos in a grid."""
-        return self._until_asked(seed, self._mosaic)
-
-    def _until_asked(self, seed: int, make: Callable[[np.random.Generator], Picture | None]) -> Sample:
+    def _render_until_questions(
+        self, seed: int, make: Callable[[np.random.Generator], Picture | None]
+    ) -> Sample:
         for attempt in count(1):
             rng = np.random.default_rng([seed, attempt])
             picture = make(rng)
@@ -152,7 +171,7 @@ class SceneRenderer:
         things = scene.things()
         return Picture(_photographed(scene.image, rng), things, complete, backdrop) if things else None
 
-    def _paste_cast(self, scene: "Canvas", wanted: int, rng: np.random.Generator) -> None:
+    def _paste_cast(self, scene: Canvas, wanted: int, rng: np.random.Generator) -> None:
         largest = 0.6 if wanted <= 2 else 0.5 if wanted <= 4 else 0.38
         for cutout in self._cast(wanted, rng):
             scene.paste(_varied(self._pixels(cutout.file), self.size, largest, rng), cutout.name, rng)
@@ -173,8 +192,10 @@ class SceneRenderer:
         chosen = [self.cutouts[name][int(rng.integers(len(self.cutouts[name])))] for name in names]
         return [chosen[int(index)] for index in rng.permutation(wanted)]
 
-    def _background(self, rng: np.random.Generator) -> tuple[np.ndarray, list[Thing], bool, frozenset[str]]:
-        """Pixels, the things already in them, whether these are all there is, and what else may be seen."""
+    def _background(
+        self, rng: np.random.Generator
+    ) -> tuple[npt.NDArray[Any], list[Thing], bool, frozenset[str]]:
+        """Pixels (H, W, 3), then the things in them, `complete` and `backdrop` as in `Picture`."""
         width = height = self.size
         if rng.random() < 0.4:
             short = int(self.size * rng.uniform(0.6, 1))
@@ -192,12 +213,12 @@ class SceneRenderer:
         return painted(width, height, rng), [], True, frozenset()
 
     def _framed(
-        self, rng: np.random.Generator, width: int, height: int, zoom: float, kept: float = 0.5
-    ) -> tuple[np.ndarray, Thing | None]:
-        """A photo cropped to a size, and its thing if `kept` of its share of the image is left."""
+        self, rng: np.random.Generator, width: int, height: int, zoom: float, min_share: float = 0.5
+    ) -> tuple[Pixels, Thing | None]:
+        """A photo cropped to a size, and its thing if at least `min_share` of its area stays in the image."""
         photo = self._any_photo(rng)
         image, mask = Image.open(photo.file).convert("RGB"), Image.open(photo.mask).convert("L")
-        return self._crop(photo.name, image, mask, (width, height), zoom, kept, rng)
+        return self._crop(photo.name, image, mask, (width, height), zoom, min_share, rng)
 
     def _any_photo(self, rng: np.random.Generator) -> Photo:
         return self.photos[int(rng.choice(len(self.photos), p=self.photo_weights))]
@@ -209,15 +230,15 @@ class SceneRenderer:
         mask: Image.Image,
         size: tuple[int, int],
         zoom: float,
-        kept: float,
+        min_share: float,
         rng: np.random.Generator,
-    ) -> tuple[np.ndarray, Thing | None]:
+    ) -> tuple[Pixels, Thing | None]:
         box = _crop_box(image, size, zoom, rng)
         pixels = np.array(image.resize(size, Image.Resampling.BILINEAR, box=box, reducing_gap=2.0))
         visible = np.asarray(mask.resize(size, Image.Resampling.BILINEAR, box=box)) > 127
         if rng.random() < 0.5:
             pixels, visible = pixels[:, ::-1], np.ascontiguousarray(visible[:, ::-1])
-        enough = visible.mean() >= max(MIN_AREA, kept * float(np.asarray(mask).mean()) / 255)
+        enough = visible.mean() >= max(MIN_AREA, min_share * float(np.asarray(mask).mean()) / 255)
         return pixels, Thing(name, visible) if enough else None
 
     def _photo(self, rng: np.random.Generator) -> Picture | None:
@@ -245,11 +266,11 @@ class SceneRenderer:
                 mask = np.zeros(image.shape[:2], bool)
                 mask[top : top + tile, left : left + tile] = thing.mask
                 things.append(Thing(thing.name, mask))
-        image = _photographed(image.astype(np.float32), rng)
-        return Picture(image, things, False, self.nouns.backdrop) if things else None
+        seen = _photographed(image.astype(np.float32), rng)
+        return Picture(seen, things, False, self.nouns.backdrop) if things else None
 
     def askable(self, rng: np.random.Generator) -> list[str]:
-        """Names that may be asked for although absent, each as often as it is seen."""
+        """Names that may be asked for although absent, each as often as it is shown."""
         return [str(name) for name in rng.choice(self.names, size=48, p=self.name_weights)]
 
     def _ask(self, picture: Picture, rng: np.random.Generator) -> tuple[Question, ...]:
@@ -265,74 +286,6 @@ class SceneRenderer:
         return questioner.ask(int(rng.integers(3, 6)), self.level)
 
 
-class Canvas:
-    """A scene in the making; `image` is float32. Things hide those pasted before them."""
-
-    def __init__(self, image: np.ndarray, behind: list[Thing]) -> None:
-        self.image = image.astype(np.float32)
-        self.names = [thing.name for thing in behind]
-        self.masks = [thing.mask for thing in behind]
-        self.areas = [int(thing.mask.sum()) for thing in behind]
-
-    def things(self) -> list[Thing]:
-        return [Thing(name, mask) for name, mask in zip(self.names, self.masks, strict=True)]
-
-    def paste(self, patch: Image.Image, name: str, rng: np.random.Generator) -> None:
-        """At a random place where it and all others stay visible; not at all after eight failed tries."""
-        height, width = self.image.shape[:2]
-        pixels = np.asarray(patch).astype(np.float32)
-        opacity = pixels[:, :, 3] / 255
-        solid = opacity > 0.5
-        tall, wide = solid.shape
-        for _ in range(8):
-            top = round(rng.uniform(-0.12 * tall, height - 0.88 * tall))
-            left = round(rng.uniform(-0.12 * wide, width - 0.88 * wide))
-            inside = (
-                slice(max(0, -top), min(tall, height - top)),
-                slice(max(0, -left), min(wide, width - left)),
-            )
-            if inside[0].stop <= inside[0].start or inside[1].stop <= inside[1].start:
-                continue
-            place = tuple(
-                slice(part.start + offset, part.stop + offset)
-                for part, offset in zip(inside, (top, left), strict=True)
-            )
-            if self._fits(place, solid[inside], int(solid.sum())):
-                break
-        else:
-            return
-        if rng.random() < 0.4:
-            self._shade(place, opacity[inside], rng)
-        cover = opacity[inside][:, :, None]
-        self.image[place] = self.image[place] * (1 - cover) + pixels[inside][:, :, :3] * cover
-        mask = np.zeros((height, width), bool)
-        mask[place] = solid[inside]
-        for index, other in enumerate(self.masks):
-            self.masks[index] = other & ~mask
-        self.names.append(name)
-        self.masks.append(mask)
-        self.areas.append(int(solid.sum()))
-
-    def _fits(self, place: tuple[slice, ...], solid: np.ndarray, area: int) -> bool:
-        least = MIN_AREA * self.image.shape[0] * self.image.shape[1]
-        if solid.sum() < max(least, 0.6 * area):
-            return False
-        for mask, whole in zip(self.masks, self.areas, strict=True):
-            hidden = int((mask[place] & solid).sum())
-            if hidden and mask.sum() - hidden < max(least, MIN_VISIBLE * whole):
-                return False
-        return True
-
-    def _shade(self, place: tuple[slice, ...], opacity: np.ndarray, rng: np.random.Generator) -> None:
-        """A soft shadow beside the thing to be pasted."""
-        shift = (int(rng.integers(2, 8)), int(rng.integers(-6, 7)))
-        drop = np.roll(np.pad(opacity, 8), shift, axis=(0, 1))[8:-8, 8:-8]  # the rim keeps it from wrapping
-        soft = Image.fromarray((drop * 255).astype(np.uint8)).filter(
-            ImageFilter.BoxBlur(float(rng.uniform(2, 6)))
-        )
-        self.image[place] *= 1 - rng.uniform(0.15, 0.5) * np.asarray(soft, np.float32)[:, :, None] / 255
-
-
 def _records(path: Path, split: str, names: Collection[str] | None) -> list[dict[str, str]]:
     if not path.exists():
         return []
@@ -340,12 +293,12 @@ def _records(path: Path, split: str, names: Collection[str] | None) -> list[dict
     return [item for item in items if item["split"] == split and (names is None or item["name"] in names)]
 
 
-def _rgba(file: Path) -> np.ndarray:
+def _rgba(file: Path) -> Pixels:
     return np.asarray(Image.open(file).convert("RGBA"))
 
 
-def _varied(pixels: np.ndarray, size: int, largest: float, rng: np.random.Generator) -> Image.Image:
-    """A cut-out (RGBA) resized to 12 % of `size` up to `largest`, flipped, turned and toned."""
+def _varied(pixels: Pixels, size: int, largest: float, rng: np.random.Generator) -> Image.Image:
+    """A cut-out (H, W, 4) resized to 12 % of `size` up to `largest`, flipped, rotated and recoloured."""
     toned = _toned(pixels[:, :, :3].astype(np.float32), rng, 0.2).clip(0, 255).astype(np.uint8)
     patch = Image.fromarray(np.dstack([toned, pixels[:, :, 3]]))
     scale = size * rng.uniform(0.12, largest) / max(patch.size)
@@ -361,7 +314,7 @@ def _varied(pixels: np.ndarray, size: int, largest: float, rng: np.random.Genera
     return patch
 
 
-def _toned(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.ndarray:
+def _toned(image: FloatArray, rng: np.random.Generator, strength: float) -> FloatArray:
     """Brightness, contrast, saturation and colour cast changed by up to `strength`."""
     low, high = 1 - strength, 1 + strength
     grey = image.mean(axis=2, keepdims=True)
@@ -370,8 +323,8 @@ def _toned(image: np.ndarray, rng: np.random.Generator, strength: float) -> np.n
     return (image - 128) * (rng.uniform(low, high) * cast).astype(np.float32) + 128 * cast.astype(np.float32)
 
 
-def _photographed(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Seen through a camera: sometimes blurred, noisy and compressed. Float in, uint8 out."""
+def _photographed(image: FloatArray, rng: np.random.Generator) -> Pixels:
+    """Add camera noise, blur and JPEG compression, each at random."""
     if rng.random() < 0.35:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 10))
     result = Image.fromarray(image.clip(0, 255).astype(np.uint8))
@@ -390,6 +343,6 @@ def _crop_box(
     """A random box with the proportions of `size` (width, height), `zoom` times smaller than fits."""
     scale = min(image.width / size[0], image.height / size[1]) / zoom
     wide, tall = size[0] * scale, size[1] * scale
-    # Where a side fits exactly, rounding may leave less than nothing over.
+    # Where a side fits exactly, rounding can make the difference negative.
     left, top = rng.uniform(0, max(0.0, image.width - wide)), rng.uniform(0, max(0.0, image.height - tall))
     return left, top, min(left + wide, image.width), min(top + tall, image.height)

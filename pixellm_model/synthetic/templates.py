@@ -1,14 +1,14 @@
-"""The words of questions and answers about named things.
+"""Templates of questions and answers about named things.
 
-Answers are short: "cup is {seg} and spoon is {seg}.", things in the order they were asked for, else from
-left to right; "There is no fork in this image." where the thing is missing.
+Answers are short: "cup is {seg} and spoon is {seg}.", in the order of the question, else from left to right;
+"There is no fork in this image." if the thing is absent.
 """
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from pixellm_model.samples import PLACEHOLDER
+from pixellm_model.samples import PLACEHOLDER, Mask
 from pixellm_model.synthetic.things import COLOURS
 
 NAMED = (
@@ -72,8 +72,7 @@ ENDINGS = (
     "I'd appreciate segmentation masks.",
     "Please highlight the segmentation mask.",
 )
-# What a group question asks for: a category or an attribute, and the ways to say it. "nothing ..." is how its
-# absence is put.
+# Group questions: the category or attribute, the phrase for the answer if there is none, and ways to ask.
 GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("category:animal,insect", "animal", ("animals", "all animals", "living creatures")),
     ("category:fruit", "fruit", ("fruits", "fruit", "all the fruit")),
@@ -99,7 +98,7 @@ GROUPS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("attribute:light", "light", ("something that gives light", "light sources")),
     ("attribute:electric", "electric device", ("electric devices", "things that need electricity")),
 )
-# The phrase for the place, the axis (0 down, 1 across) and whether the greatest coordinate is meant.
+# Places: two phrases, the axis (0 down, 1 across) and whether the greatest coordinate is meant.
 PLACES = (
     ("on the left", "leftmost", 1, False),
     ("on the right", "rightmost", 1, True),
@@ -110,14 +109,14 @@ SIZES = (("biggest", True), ("largest", True), ("smallest", False))
 COUNTED = ("the {n} {x}", "{n} {x}", "Segment the {n} {x}.", "Find the {n} {x}.", "Mark the {n} {x}.")
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 COLOURED = ("all {c} things", "the {c} objects", "Segment all {c} things.", "Find the {c} objects.")
-# How people say the relations that `things.RELATIONS` measures.
+# Wordings of the relations in `things.RELATIONS`.
 RELATED = {
     "left of": ("left of", "to the left of"),
     "right of": ("right of", "to the right of"),
     "above": ("above", "over"),
     "below": ("below", "under"),
 }
-# What follows an earlier answer. "too" keeps its targets and adds to them.
+# Follow-up questions. TOO keeps the targets of the earlier answer and adds to them.
 ONLY = ("only the {x} one", "just the {x} one", "only the one {w}", "I want only the {x} one.")
 TOO = ("and the {x} too", "also the {x}", "the {x} too", "and the {x}", "Add the {x}.", "Now also the {x}.")
 WITHOUT = ("without the {x}", "not the {x}", "all but the {x}", "Leave out the {x}.", "Remove the {x}.")
@@ -125,12 +124,34 @@ INSTEAD = ("now the {x}", "what about the {x}?", "the {x} instead", "And where i
 
 
 def listed(parts: Sequence[str]) -> str:
-    """["a", "b", "c"] -> "a, b and c"."""
+    """Join parts as a list in a sentence.
+
+    >>> listed(["a", "b", "c"])
+    'a, b and c'
+    """
     return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
 
 
-def answer(found: Sequence[tuple[str, np.ndarray]], missing: Sequence[str] = ()) -> str:
-    """The answer that names each found phrase with a placeholder, then what is missing."""
+def varied(text: str, rng: np.random.Generator) -> str:
+    """A question with random changes of its final stop, its case and its ending."""
+    if rng.random() < 0.2:
+        text = text.rstrip(".")
+    if rng.random() < 0.2:
+        text = text.lower()
+    elif rng.random() < 0.1:
+        text = text[0].upper() + text[1:]
+    if rng.random() < 0.2:
+        text = f"{text if text[-1] in '.?' else text + '.'} {ENDINGS[int(rng.integers(len(ENDINGS)))]}"
+    return text
+
+
+def answer(found: Sequence[tuple[str, Mask]], missing: Sequence[str] = ()) -> str:
+    """The answer that names each found phrase with a placeholder, then the missing ones.
+
+    >>> mask = np.ones((1, 1), bool)
+    >>> answer([("cup", mask), ("spoon", mask)], ["fork"])
+    'cup is {seg} and spoon is {seg}. There is no fork in this image.'
+    """
     sentences = []
     if found:
         sentences.append(listed([f"{phrase} is {PLACEHOLDER}" for phrase, _ in found]) + ".")
@@ -140,12 +161,12 @@ def answer(found: Sequence[tuple[str, np.ndarray]], missing: Sequence[str] = ())
 
 
 def wordings() -> list[str]:
-    """Every template and answer form, for a tokenizer that must know their words."""
+    """All templates and answer forms; a tokenizer pruned to a vocabulary must keep their words."""
     groups = [text for _, missing, texts in GROUPS for text in (missing, *texts)]
     places = [text for where, most, _, _ in PLACES for text in (where, most)]
     sizes = [word for word, _ in SIZES]
     related = [word for words in RELATED.values() for word in words]
     follow_ups = [*ONLY, *TOO, *WITHOUT, *INSTEAD]
-    forms = [answer([("object", np.empty(0))], ["thing", "thing"]), "a, b and c"]
+    forms = [answer([("object", np.empty((0, 0), bool))], ["thing", "thing"]), "a, b and c"]
     plain = [*NAMED, *PLURAL, *EVERYTHING, *ENDINGS, *groups, *places, *sizes]
     return [*plain, *COUNTED, *NUMBERS, *COLOURED, *COLOURS, *related, *follow_ups, *forms]

@@ -1,0 +1,1 @@
+"""How pixellm-mini was made; README.md lists the steps."""

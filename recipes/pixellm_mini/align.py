@@ -72,8 +72,19 @@ def align(
     minutes: float,
     lr: float,
 ) -> torch.Tensor:
-    """Train projectors and neck of `model` in place; returns the names' vectors, (2, names, dim), which begin
-    as `start` or at random."""
+    """Train projectors and neck of `model` in place.
+
+    Args:
+        model: the model.
+        cache: pictures with the towers' features.
+        embeddings: (names, D) input embeddings of the names.
+        start: (2, names, dim) vectors to start from; None for random ones.
+        minutes: how long to train.
+        lr: peak learning rate of projectors and neck.
+
+    Returns:
+        The names' vectors, (2, names, dim).
+    """
     names = cache.names
     dim, grid, size = model.config.decoder_dim, model.config.grid, model.config.image_size
     vectors = nn.Parameter(0.5 * torch.randn(2, len(names), dim) if start is None else start)
@@ -182,6 +193,7 @@ def teach(
 
 
 def main() -> None:
+    """Align, teach and write the weights."""
     parser = command(__doc__, "--base", "--cutouts", "--cache", "--out")
     parser.add_argument("--init", type=Path, help="weights to start from, as `train --init` takes")
     parser.add_argument("--go-on", action="store_true", help="begin with the language model's own answers")

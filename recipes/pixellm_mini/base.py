@@ -41,6 +41,7 @@ def add_special_tokens(source: Path, target: Path) -> int:
 
 
 def build_base(parts: Path, out: Path, image_size: int, seed: int = 0) -> None:
+    """Write the untrained model and its tokenizer to `out`."""
     torch.manual_seed(seed)
     out.mkdir(parents=True, exist_ok=True)
     vocabulary = add_special_tokens(parts / "tokenizer.json", out)

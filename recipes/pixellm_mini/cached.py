@@ -108,6 +108,7 @@ class Cache:
 
 @torch.inference_mode()
 def build(model: PixelLM, pictures: Pictures, out: Path) -> None:
+    """Run the towers over pictures and write `features.npy` and `pictures.pt`."""
     config = model.config
     out.mkdir(parents=True, exist_ok=True)
     shape = (len(pictures), 2, config.grid**2, config.feature_width)
@@ -156,6 +157,7 @@ class CachedSamples:
 
     def pack(self, picture: CachedPicture, rng: np.random.Generator) -> PackedImage:
         # The questioner measures masks; the losses want their soft edges.
+        """Pack a picture with fresh questions, and negatives for names that it does not show."""
         solid = list((picture.masks > 127).numpy())
         things = [Thing(name, mask) for name, mask in zip(picture.names, solid, strict=True) if mask.any()]
         soft = {id(mask): picture.masks[number] / 255 for number, mask in enumerate(solid)}
@@ -183,6 +185,7 @@ class CachedSamples:
 
 
 def main() -> None:
+    """Render, encode and write the pictures."""
     parser = command(__doc__, "--base", "--cutouts", "--out")
     parser.add_argument("--pictures", type=int, default=6000)
     parser.add_argument("--first", type=int, default=10_000_000, help="number of the first picture")

@@ -41,6 +41,7 @@ class CocoPhotos:
         self.ids = [i for i in sorted(self.coco.getImgIds()) if held_out(i) != train]
 
     def pixels(self, image_id: int) -> Image.Image:
+        """A photo."""
         file = self.coco.loadImgs(image_id)[0]["file_name"]
         return Image.open(self.folder / "images" / file).convert("RGB")
 
@@ -64,6 +65,7 @@ class CocoCrops:
         self.photos_with = {name: sum(name in s for s in seen) for name in photos.categories}
 
     def picture(self, number: int) -> Picture:
+        """A random crop, the same for the same number."""
         rng = np.random.default_rng([number, 3])
         image_id = self.photos.ids[number % len(self.photos.ids)]
         photo, things = self.photos.pixels(image_id), self.photos.things(image_id)

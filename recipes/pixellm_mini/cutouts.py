@@ -67,6 +67,7 @@ def splits(names: dict[str, str]) -> dict[str, str]:
 
 
 def emoji_images(archive: Path) -> Iterator[tuple[str, Image.Image]]:
+    """The codes and images (RGBA) of a packed archive of emoji."""
     with tarfile.open(archive) as tar:
         for item in tar:
             path = Path(item.name)
@@ -98,6 +99,7 @@ def crop(cutout: Image.Image) -> Image.Image:
 
 
 def record(lines: TextIO, **fields: str) -> None:
+    """Write one line of JSON."""
     lines.write(json.dumps(fields, ensure_ascii=False) + "\n")
     lines.flush()
 
@@ -118,6 +120,7 @@ def cut_photo(photo: Image.Image, soft: Image.Image) -> tuple[Image.Image, np.nd
 
 
 def main() -> None:
+    """Write cut-outs, photos, masks and backgrounds."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -53,6 +53,7 @@ def render(name: str, renders: dict[str, Path]) -> Image.Image:
 
 
 def main() -> None:
+    """Render the scenes."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -109,6 +109,7 @@ def draw(
 
 
 def main() -> None:
+    """Train the pixel decoder and write the weights."""
     parser = command(__doc__, "--base", "--cutouts", "--cache", "--init", "--out")
     parser.add_argument("--minutes", type=float, default=8.0)
     args = parser.parse_args()

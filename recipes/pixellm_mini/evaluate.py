@@ -59,6 +59,19 @@ def coco_samples(folder: Path, train: bool) -> list[Sample]:
 def evaluate(
     model: Path | None, cutouts: Path, count: int, size: int, coco: Path | None, out: Path
 ) -> dict[str, dict[str, float]]:
+    """Evaluate a checkpoint; writes `report.json` and contact sheets to `out`.
+
+    Args:
+        model: checkpoint folder; None for the shipped mini.
+        cutouts: folder of cut-outs.
+        count: samples of each rendered kind.
+        size: long side of rendered images in pixels.
+        coco: folder with real photos, if there is one.
+        out: where to write.
+
+    Returns:
+        The metrics of each kind of sample.
+    """
     segmenter = Segmenter.from_pretrained(model)
     known = SceneRenderer(cutouts, "train", size, names=chosen_names())
     unknown = SceneRenderer(cutouts, "held_out", size, names=chosen_names())

@@ -113,6 +113,7 @@ def look(
 
 
 def main() -> None:
+    """Train and write the weights."""
     parser = command(__doc__, "--base", "--cutouts", "--cache", "--init", "--out")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--lr", type=float, default=3e-4)

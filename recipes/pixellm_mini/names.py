@@ -6,4 +6,5 @@ NAMES = Path(__file__).with_name("names.txt")
 
 
 def chosen_names() -> list[str]:
+    """The names, in the order of names.txt."""
     return NAMES.read_text("utf-8").splitlines()

@@ -79,6 +79,7 @@ def wheel(folder: Path, name: str) -> Path:
 
 
 def member(path: Path, suffix: str) -> bytes:
+    """The bytes of a zip archive's first member whose name ends in `suffix`."""
     with zipfile.ZipFile(path) as archive:
         return archive.read(next(name for name in archive.namelist() if name.endswith(suffix)))
 
@@ -249,6 +250,7 @@ def extract_lm(path: Path, out: Path, layers: int) -> None:
 
 
 def main() -> None:
+    """Extract all parts."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -44,6 +44,7 @@ def renders_only(cutouts: Path, folder: Path) -> Path:
 
 
 def scene(renderer: SceneRenderer, seed: int) -> Sample:
+    """One scene with questions about what it shows and about what it does not."""
     picture, rng = renderer.picture(seed), np.random.default_rng(seed)
     asker = Questioner(renderer.nouns, renderer.askable(rng), picture.things, rng, picture.complete)
     missing = {question.text: question for _ in range(ABSENT) if (question := asker.absent())}
@@ -51,6 +52,7 @@ def scene(renderer: SceneRenderer, seed: int) -> Sample:
 
 
 def record(number: int, sample: Sample) -> dict[str, object]:
+    """A sample in the format of docs/data.md."""
     questions = sample.questions
     height, width = sample.image.shape[:2]
     return {
@@ -76,6 +78,7 @@ def record(number: int, sample: Sample) -> dict[str, object]:
 
 
 def main() -> None:
+    """Write both data sets."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -25,6 +25,7 @@ class SalientObject:
         self.output = self.session.get_outputs()[0].name
 
     def __call__(self, photo: Image.Image) -> np.ndarray:
+        """The (320, 320) uint8 soft mask of an RGB photo's main object."""
         square = np.asarray(photo.resize((SIDE, SIDE), Image.Resampling.LANCZOS), np.float32)
         pixels = (square / max(float(square.max()), 1.0) - MEAN) / STD
         soft = self.session.run([self.output], {self.input: pixels.transpose(2, 0, 1)[None]})[0][0, 0]

@@ -15,6 +15,7 @@ from recipes.pixellm_mini.command import command
 
 
 def ship(base: Path, state: Path, out: Path, image_size: int | None) -> None:
+    """Write the folder that ships."""
     model, tokenizer = checkpoint.load(base, dtype=torch.float32)
     saved = torch.load(state, map_location="cpu", weights_only=True)
     model.load_state_dict(saved["model"], strict=False)

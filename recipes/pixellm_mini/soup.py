@@ -12,7 +12,11 @@ import torch
 
 
 def mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Of states with the same tensors. Raises ValueError for others."""
+    """The mean of states with the same tensors.
+
+    Raises:
+        ValueError: the states have different tensors.
+    """
     first, *others = states
     if any(other.keys() != first.keys() for other in others):
         raise ValueError("The states hold different tensors; give states of one model.")
@@ -23,6 +27,7 @@ def mean(states: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
 
 
 def main() -> None:
+    """Write the mean of the states."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -23,5 +23,6 @@ def load_state(model: PixelLM, path: Path | None) -> None:
 
 
 def save_state(model: PixelLM, path: Path) -> None:
+    """Write all weights but the towers'."""
     path.parent.mkdir(parents=True, exist_ok=True)
     torch.save({"model": learned_weights(model)}, path)

@@ -22,6 +22,7 @@ from recipes.pixellm_mini.state import load_state
 
 
 def main() -> None:
+    """Train; each line of the log goes to stdout and to `log.jsonl`."""
     parser = command(__doc__, "--base", "--cutouts", "--cache", "--out")
     parser.add_argument("--init", type=Path, help="a state to start from")
     parser.add_argument("--minutes", type=float, default=60.0)

@@ -70,9 +70,9 @@ def assert_same_masks(one: Segmentation | PromptError, other: Segmentation | Pro
     assert isinstance(one, Segmentation) and isinstance(other, Segmentation)
     assert one.answer == other.answer
     assert [t.phrase for t in one.targets] == [t.phrase for t in other.targets]
-    for mine, theirs in zip(one.targets, other.targets, strict=True):
-        assert (mine.mask != theirs.mask).mean() < 1e-3
-        assert mine.score == pytest.approx(theirs.score, abs=1e-3)
+    for target, expected in zip(one.targets, other.targets, strict=True):
+        assert (target.mask != expected.mask).mean() < 1e-3
+        assert target.score == pytest.approx(expected.score, abs=1e-3)
 
 
 @torch.inference_mode()
@@ -82,11 +82,11 @@ def test_cached_decoding_equals_a_full_forward(segmenter: Segmenter) -> None:
     assert not image.token_mask.all(), "the photo must leave padding to hide"
     ids = tokenizer.encode(build_prompt(model.config, tokenizer, "the cup"))
     generation = generate(model, [asking(model, ids, image, 12, Drafts(tokenizer).propose("the cup"))], -1)[0]
-    whole = ids + generation.ids[:-1]
+    known = ids + generation.ids[:-1]
     hidden = model.model(
-        inputs_embeds=model.embed(whole, image.tokens[0])[None],
-        attention_mask=key_mask(whole, image.token_mask[0])[None].long(),
-        position_ids=torch.arange(len(whole) - 1 + model.config.image_tokens)[None],
+        inputs_embeds=model.embed(known, image.tokens[0])[None],
+        attention_mask=key_mask(known, image.token_mask[0])[None].long(),
+        position_ids=torch.arange(len(known) - 1 + model.config.image_tokens)[None],
     ).last_hidden_state[0, -12:]
     assert (hidden - generation.hidden).abs().max() < 1e-4 * hidden.std()
 

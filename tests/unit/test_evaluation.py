@@ -1,4 +1,4 @@
-"""Evaluation of a model that answers by heart, so that every figure can be worked out by hand."""
+"""Evaluation of a scripted model, whose metrics can be worked out by hand."""
 
 from __future__ import annotations
 
@@ -35,34 +35,34 @@ def sample() -> Sample:
     )
 
 
-class ByHeart:
-    """Says what it was told; masks by prompt."""
+class ScriptedModel:
+    """Answers each prompt with the masks given for it, and refuses others."""
 
-    version = "by-heart <1>"
+    version = "scripted <1>"
 
-    def __init__(self, said: dict[str, list[np.ndarray]]):
-        self.said = said
+    def __init__(self, masks: dict[str, list[np.ndarray]]):
+        self.masks = masks
         self.asked: list[Request] = []
 
     def segment_batch(self, requests: Sequence[Request]) -> list[Segmentation | PromptError]:
         self.asked += requests
         (request,) = requests
-        if request.prompt not in self.said:
+        if request.prompt not in self.masks:
             return [PromptError("The prompt is too long.")]
-        masks = self.said[request.prompt]
+        masks = self.masks[request.prompt]
         targets = tuple(Target("<b>thing</b>", mask, 0.9, mask_box(mask)) for mask in masks)
         return [Segmentation("<script>alert(1)</script>", targets)]
 
     def logits(self, request: Request) -> list[np.ndarray]:
-        return [np.where(mask, 9.0, -9.0).astype(np.float32) for mask in self.said.get(request.prompt, [])]
+        return [np.where(mask, 9.0, -9.0).astype(np.float32) for mask in self.masks.get(request.prompt, [])]
 
 
-SAID = {"both": [RIGHT, LEFT], "left": [LEFT, RIGHT], "none": [np.zeros_like(LEFT)]}
+MASKS = {"both": [RIGHT, LEFT], "left": [LEFT, RIGHT], "none": [np.zeros_like(LEFT)]}
 
 
 def test_figures_and_table_by_hand() -> None:
-    found = evaluate(ByHeart(SAID), [sample()], compat=True)
-    figures = found.figures()
+    evaluation = evaluate(ScriptedModel(MASKS), [sample()], compat=True)
+    figures = evaluation.figures()
     assert figures["questions"] == 4
     assert figures["gIoU"] == pytest.approx(3 / 5)  # both: 1, 1; left: 1, an extra 0; refused: 0
     assert figures["precision"] == pytest.approx(3 / 4) and figures["recall"] == pytest.approx(3 / 4)
@@ -70,33 +70,33 @@ def test_figures_and_table_by_hand() -> None:
     assert figures["none_accuracy"] == 1.0  # an empty mask is shown to nobody
     # Both found, the extra mask free, and so is the empty one, the missed truth not: 4 and 1 of max(5, 4).
     assert figures["muse_gIoU"] == pytest.approx(5 / 5, abs=1e-4)
-    assert [row.iou for row in found.questions] == [1.0, 0.5, 1.0, 0.0]
-    assert found.questions[3].answer == "The prompt is too long."
-    json.dumps(found.as_json())
+    assert [row.iou for row in evaluation.questions] == [1.0, 0.5, 1.0, 0.0]
+    assert evaluation.questions[3].answer == "The prompt is too long."
+    json.dumps(evaluation.as_json())
 
 
 def test_history_reaches_the_model() -> None:
     turns = (("all", "a is [1]."),)
     question = Question("left", "a is {seg}.", (LEFT,), ("a",), turns)
-    model = ByHeart(SAID)
+    model = ScriptedModel(MASKS)
     evaluate(model, [Sample(sample().image, (question,))])
     assert model.asked[0].history == turns
 
 
 def test_nothing_to_ask_is_an_error() -> None:
     with pytest.raises(DataError, match="no question"):
-        evaluate(ByHeart({}), [])
+        evaluate(ScriptedModel({}), [])
 
 
 def test_the_report_shows_the_worst_first_and_runs_nothing(tmp_path: Path) -> None:
     gallery = Gallery(3)
-    found = evaluate(ByHeart(SAID), [sample()], watch=gallery.look)
-    page = write_report(found, gallery, tmp_path).read_text()
+    evaluation = evaluate(ScriptedModel(MASKS), [sample()], watch=gallery.add)
+    page = write_report(evaluation, gallery, tmp_path).read_text()
     assert [row.question for row, _ in gallery.worst_first()] == ["refused", "left", "both"]
     assert page.index("refused") < page.index("<b>left") < page.index("<b>both")
-    assert "<script>" not in page and "by-heart &lt;1&gt;" in page and "&lt;script&gt;" in page
+    assert "<script>" not in page and "scripted &lt;1&gt;" in page and "&lt;script&gt;" in page
     assert page.count("data:image/jpeg") == 9
-    assert json.loads((tmp_path / "report.json").read_text())["figures"] == found.figures()
+    assert json.loads((tmp_path / "report.json").read_text())["figures"] == evaluation.figures()
 
 
 @pytest.mark.slow

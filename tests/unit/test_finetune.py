@@ -61,8 +61,8 @@ def test_a_fresh_adapter_changes_nothing_and_shares_the_base() -> None:
     image = Image.open(SCENE).convert("RGB")
     one, other = (s.segment(image, "the cup and the book") for s in (base, with_it))
     assert one.answer == other.answer and one.targets
-    for mine, theirs in zip(one.targets, other.targets, strict=True):
-        assert (mine.mask == theirs.mask).all()
+    for target, expected in zip(one.targets, other.targets, strict=True):
+        assert (target.mask == expected.mask).all()
     known = {p.data_ptr() for p in base.model.parameters()}
     own = [p for p in model.parameters() if p.data_ptr() not in known]
     assert {id(p) for p in own} == {id(p) for p in adapter.trained(model).values()}
@@ -73,7 +73,7 @@ def test_versions_live_side_by_side_and_the_base_stays_as_it_was(tiny: Path, tra
     base = Segmenter.from_pretrained(tiny, device="cpu")
     image = Image.fromarray(samples()[0].image)
     before = base.segment(image, "the cup", max_new_tokens=12).answer
-    kept = {name: value.clone() for name, value in base.model.state_dict().items()}
+    before_tuning = {name: value.clone() for name, value in base.model.state_dict().items()}
     tuned = base.with_adapter(trained, "v1")
     assert tuned.version == base.version + "+v1"
     tuned.segment(image, "the cup", max_new_tokens=12)
@@ -83,7 +83,7 @@ def test_versions_live_side_by_side_and_the_base_stays_as_it_was(tiny: Path, tra
         == again.segment(image, "the cup", max_new_tokens=12).answer
     )
     assert base.segment(image, "the cup", max_new_tokens=12).answer == before
-    assert all(torch.equal(value, kept[name]) for name, value in base.model.state_dict().items())
+    assert all(torch.equal(value, before_tuning[name]) for name, value in base.model.state_dict().items())
 
 
 def test_the_run_leaves_an_adapter_its_recipe_and_its_log(tiny: Path, trained: Path) -> None:
@@ -102,7 +102,7 @@ def test_the_run_leaves_an_adapter_its_recipe_and_its_log(tiny: Path, trained: P
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tiny: Path, tmp_path: Path) -> None:
-    whole = fine_tune(tiny, samples(), QUICK, tmp_path / "whole", "cpu", quiet=True)
+    uninterrupted = fine_tune(tiny, samples(), QUICK, tmp_path / "whole", "cpu", quiet=True)
     script = (
         "import os, signal, sys\n"
         "from pathlib import Path\n"
@@ -127,12 +127,12 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(tiny: Path, tmp_path:
     )
     assert killed.returncode == -signal.SIGKILL
     assert not (tmp_path / "killed" / "adapter").exists()
-    went_on: list[Progress] = []
+    progress: list[Progress] = []
     resumed = fine_tune(
-        tiny, samples(), QUICK, tmp_path / "killed", "cpu", progress=went_on.append, quiet=True
+        tiny, samples(), QUICK, tmp_path / "killed", "cpu", progress=progress.append, quiet=True
     )
-    assert went_on[0].step == 3, "from the checkpoint of step 2"
-    one, other = (load_file(folder / adapter.WEIGHTS) for folder in (whole, resumed))
+    assert progress[0].step == 3, "from the checkpoint of step 2"
+    one, other = (load_file(folder / adapter.WEIGHTS) for folder in (uninterrupted, resumed))
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 

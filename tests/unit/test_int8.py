@@ -53,7 +53,7 @@ def test_the_version_says_so_and_nothing_rounded_is_saved(rounded: Segmenter, tm
     assert not list(tmp_path.iterdir())
 
 
-def test_without_bitsandbytes_the_mend_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_bitsandbytes_the_fix_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "bitsandbytes.nn", None)
     with pytest.raises(ValueError, match=r"pixellm-assist\[int8\]"):
         Segmenter.from_pretrained(write_tiny(tmp_path), device="cpu", dtype="int8")

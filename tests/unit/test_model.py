@@ -232,7 +232,7 @@ def test_runs_are_found_and_every_codebook_token_is_accounted_for(pieces: list[l
         (["There is no cup."], "cup", []),
     ],
 )
-def test_phrases(texts: list[str], question: str, phrases: list[str]) -> None:
+def test_targets_get_the_phrases_that_name_them(texts: list[str], question: str, phrases: list[str]) -> None:
     assert name_targets(texts, question) == phrases
 
 

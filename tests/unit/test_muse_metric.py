@@ -32,7 +32,7 @@ def scenarios() -> dict[str, list[Question]]:
 
 
 def scores() -> MuseScores:
-    return MuseScores(np.random.default_rng(0))
+    return MuseScores(rng=np.random.default_rng(0))
 
 
 @needs_recording

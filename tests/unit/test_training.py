@@ -88,14 +88,16 @@ def test_negatives_have_no_token_loss_but_a_mask_loss(
     assert after["bce"] != pytest.approx(before["bce"], rel=1e-3)
 
 
-def test_kept_tower_features_train_as_the_pixels_do(tiny: tuple[PixelLM, PromptTokenizer]) -> None:
+def test_cached_tower_features_train_as_the_pixels_do(tiny: tuple[PixelLM, PromptTokenizer]) -> None:
     model, tokenizer = tiny
     plain = pack(sample(), model, tokenizer, max_targets=6)
     assert isinstance(plain.image, ProcessedImage)
     features = torch.stack(model.tower_features([plain.image]))[:, 0]
-    kept = replace(plain, image=features)
+    with_features = replace(plain, image=features)
     pixels = forward_losses(model, tokenizer, [plain, plain], RECIPE).parts
-    assert forward_losses(model, tokenizer, [plain, kept], RECIPE).parts == pytest.approx(pixels, rel=1e-4)
+    assert forward_losses(model, tokenizer, [plain, with_features], RECIPE).parts == pytest.approx(
+        pixels, rel=1e-4
+    )
 
 
 def test_masks_are_taken_to_the_decoder_grid(tiny: tuple[PixelLM, PromptTokenizer]) -> None:
@@ -115,13 +117,13 @@ def test_questions_beyond_the_limit_are_left_out_whole(tiny: tuple[PixelLM, Prom
         assert tokenizer.codebook.find_runs(ids)[1] == 0
 
 
-@pytest.mark.parametrize("said", ["cup is {seg} and book is {seg}.", "cup is [1] and book is [2]."])
-def test_earlier_turns_are_read_as_when_asking_and_not_learned(
-    tiny: tuple[PixelLM, PromptTokenizer], said: str
+@pytest.mark.parametrize("earlier_answer", ["cup is {seg} and book is {seg}.", "cup is [1] and book is [2]."])
+def test_history_is_encoded_as_for_inference_and_has_no_token_loss(
+    tiny: tuple[PixelLM, PromptTokenizer], earlier_answer: str
 ) -> None:
     model, tokenizer = tiny
     plain = sample()
-    turns = (("the cup and the book", said),)
+    turns = (("the cup and the book", earlier_answer),)
     question = replace(plain.questions[2], text="only the book", history=turns)
     packed = pack(Sample(plain.image, (question,)), model, tokenizer, max_targets=6)
     ((ids, answer_at),) = packed.branches
@@ -131,9 +133,9 @@ def test_earlier_turns_are_read_as_when_asking_and_not_learned(
     assert ids[:answer_at] == prompt.ids
     runs, loose = tokenizer.codebook.find_runs(ids)
     assert len(runs) == 3 and not loose
-    learned = answer_states(model, [packed])
-    assert len(learned.tokens) == len(ids) - answer_at
-    assert len(learned.target_states(tokenizer)) == 6
+    answers = answer_states(model, [packed])
+    assert len(answers.tokens) == len(ids) - answer_at
+    assert len(answers.target_states(tokenizer)) == 6
 
 
 @pytest.mark.slow
