@@ -1,1 +1,1 @@
-"""The whole product on one machine: `python -m demo` starts it, proves it with one prompt, and stops it."""
+"""The whole product on one machine: `python -m demo` starts it, answers one prompt, and stops it."""

@@ -1,4 +1,4 @@
-"""`python -m demo`: starts everything, proves it with one prompt, stays up until Ctrl-C."""
+"""`python -m demo`: starts everything, answers one prompt, and runs until Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> int:
+    """Run the demo and return its exit status."""
     parser = argparse.ArgumentParser("python -m demo", description=__doc__)
     parser.add_argument("--once", action="store_true", help="stop after the proof")
     parser.add_argument("--port", type=int, default=Ports.label_studio, help="Label Studio's port (0: any)")

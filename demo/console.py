@@ -1,4 +1,4 @@
-"""What the person at the terminal sees: one line per step, with the seconds it takes."""
+"""Progress in the terminal: one line per step, with the elapsed seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ QUIET_INTERVAL_S = 15.0
 
 
 class DemoError(Exception):
-    """A step failed. The message is one line that names the mend; `log` holds the rest."""
+    """A step failed. The message is one line that says what to do; `log` has the details."""
 
     def __init__(self, message: str, log: Path | None = None) -> None:
         super().__init__(f"{message} Log: {log}" if log else message)
@@ -22,7 +22,7 @@ class DemoError(Exception):
 
 @contextmanager
 def step(title: str) -> Iterator[Callable[[str], None]]:
-    """Shows `title` and the elapsed seconds while the block runs; yields a setter of the closing words."""
+    """Show `title` and the elapsed seconds during the block; yields a function that sets the final text."""
     closing = title
 
     def close_with(words: str) -> None:

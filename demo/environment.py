@@ -1,6 +1,6 @@
-"""Virtual environments, made with progress and a log. Standard library only: it runs before any is there.
+"""Creates virtual environments with progress and a log. Standard library only: it runs before any exists.
 
-`python -m demo.environment` makes the project's own, `.venv`.
+`python -m demo.environment` creates the project's own, `.venv`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ OLDEST_PYTHON = (3, 11)
 
 
 def make(venv: Path, title: str, constraints: Path, requirements: list[str]) -> None:
-    """Makes or completes `venv`; `venv/.complete` is written last, so that a broken install is done again."""
+    """Create or complete `venv`. `venv/.complete` is written last: a broken installation is repeated."""
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         raise DemoError(f"Python {oldest} or newer is needed; name one: make PYTHON=/path/to/python{oldest}.")

@@ -1,4 +1,4 @@
-"""Label Studio for the demo: an environment of its own, a fresh database, and the few API calls needed."""
+"""Label Studio for the demo: its own environment, a new database, and a small API client."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ STILL_REFUSED = "10.0.0.0/8,100.64.0.0/10,169.254.0.0/16,172.16.0.0/12,192.168.0
 
 
 def prepare() -> tuple[Path, Path]:
-    """What takes minutes the first time: the environment, and a database to copy."""
+    """Prepare what takes minutes the first time: the environment, and a database to copy."""
     venv = _installed()
     return venv, _migrated_database(venv)
 
 
 def _installed() -> Path:
-    """The environment that has Label Studio, made on first use; `LABEL_STUDIO_VENV` names an existing one."""
+    """The environment with Label Studio, created on first use; `LABEL_STUDIO_VENV` names an existing one."""
     if named := os.environ.get("LABEL_STUDIO_VENV"):
         if not (Path(named) / "bin" / "label-studio").is_file():
             raise DemoError(f"LABEL_STUDIO_VENV: {named} has no bin/label-studio.")
@@ -69,7 +69,7 @@ class LabelStudio:
         )
 
     def start(self, services: Services, data: Path) -> Service:
-        """Starts the server with `data` as its fresh data folder."""
+        """Start the server with `data` as its new data folder."""
         venv, database = prepare()
         data.mkdir(parents=True)
         shutil.copy(database, data / DATABASE)
@@ -91,13 +91,14 @@ class LabelStudio:
         )
 
     def is_up(self) -> bool:
+        """Whether the server responds."""
         try:
             return self._http.get("/health", timeout=2).is_success
         except httpx.TransportError:
             return False
 
     def create_project(self, title: str, label_config: str, images: list[Path]) -> int:
-        """A project with one task for each image file."""
+        """Create a project with one task for each image file; returns its number."""
         created = self._call("POST", "/api/projects/", json={"title": title, "label_config": label_config})
         project = int(created["id"])
         # Of several files under one field name Label Studio takes the last.
@@ -116,7 +117,7 @@ class LabelStudio:
         )
 
     def attach(self, project: int, backend_url: str) -> int:
-        """Connects the backend as the project's interactive one; raises DemoError unless it is connected."""
+        """Connect the backend for interactive prompts. Raises DemoError unless it is connected."""
         backend = self._call(
             "POST",
             "/api/ml/",
@@ -129,7 +130,7 @@ class LabelStudio:
         return int(backend["id"])
 
     def ask(self, backend: int, task: int, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """What the editor does on Enter: sends the `results` it shows, gets results back."""
+        """Send the editor's `results` as it does on Enter; returns the backend's results."""
         answer = self._call(
             "POST",
             f"/api/ml/{backend}/interactive-annotating",
@@ -140,31 +141,37 @@ class LabelStudio:
         return list(answer["data"]["result"])
 
     def tasks(self, project: int) -> list[dict[str, Any]]:
+        """All tasks of a project."""
         listed = self._call("GET", "/api/tasks/", params={"project": project, "page_size": 1000})
         return list(listed["tasks"])
 
     def annotate(self, task: int, results: list[dict[str, Any]], **fields: Any) -> int:
-        """What Submit does; returns the annotation's number."""
+        """Create an annotation, as Submit does; returns its number."""
         body = {"result": results, "lead_time": 5.0, **fields}
         return int(self._call("POST", f"/api/tasks/{task}/annotations/", json=body)["id"])
 
     def update(self, annotation: int, results: list[dict[str, Any]]) -> None:
+        """Replace an annotation's results, as Update does."""
         self._call("PATCH", f"/api/annotations/{annotation}/", json={"result": results})
 
     def delete(self, annotation: int) -> None:
+        """Delete an annotation."""
         self._call("DELETE", f"/api/annotations/{annotation}/")
 
     def train(self, backend: int) -> None:
-        """What the button Start training does."""
+        """Start a training, as the button Start Training does."""
         self._call("POST", f"/api/ml/{backend}/train", json={})
 
     def project(self, project: int) -> dict[str, Any]:
+        """A project as the API returns it."""
         return dict(self._call("GET", f"/api/projects/{project}/"))
 
     def annotations(self, task: int) -> list[dict[str, Any]]:
+        """All annotations of a task."""
         return list(self._call("GET", f"/api/tasks/{task}/annotations/"))
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def _call(self, method: str, path: str, **request: Any) -> Any:
@@ -180,7 +187,7 @@ class LabelStudio:
 
 
 def _upload_name(image: Path) -> str:
-    """A name that Label Studio keeps as it is, but for the prefix it puts before it."""
+    """A file name that Label Studio does not change, except for the prefix that it adds."""
     return re.sub(r"[^A-Za-z0-9_.]", "_", image.name)
 
 

@@ -1,4 +1,4 @@
-"""One real prompt through Label Studio's own endpoint, and the picture of what came back."""
+"""Sends one prompt through Label Studio's own API and draws the answer."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Proof:
 
 
 def ask(label_studio: LabelStudio, backend: int, task: int, prompt: str) -> Proof:
-    """Enters `prompt` as the editor does. Raises DemoError when Label Studio reports a failed backend."""
+    """Enter `prompt` as the editor does. Raises DemoError when Label Studio reports a failed backend."""
     typed = {
         "id": "demo-prompt",
         "from_name": PROMPT_CONTROL,
@@ -40,7 +40,7 @@ def ask(label_studio: LabelStudio, backend: int, task: int, prompt: str) -> Proo
 
 
 def draw(proof: Proof, image: Path, path: Path) -> None:
-    """Writes `image` with the proof's masks, phrases, scores and answer to `path`."""
+    """Save `image` with the masks, phrases, scores and the answer to `path`."""
     from pixellm_model import Target
     from pixellm_model.measuring.overlay import draw_overlay
 
@@ -52,4 +52,5 @@ def draw(proof: Proof, image: Path, path: Path) -> None:
 
 
 def phrase(region: dict[str, Any]) -> str:
+    """The words of the answer that named the region."""
     return " ".join(region["meta"]["text"])

@@ -1,4 +1,4 @@
-"""The images that the demo's project holds, and the one it asks about."""
+"""The sample images of the demo's project, and the first prompt."""
 
 from __future__ import annotations
 
@@ -12,5 +12,5 @@ PROMPT = "the cup and the book"
 
 
 def images() -> list[Path]:
-    """All sample images (see samples/LICENSES.md), the one of the proof first."""
+    """All sample images (see samples/LICENSES.md), the one of the first prompt first."""
     return [PROVED, *sorted(path for path in FOLDER.glob("*.jpg") if path != PROVED)]

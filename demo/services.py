@@ -1,4 +1,4 @@
-"""Processes of the demo: started in sessions of their own, watched, stopped together."""
+"""Starts, watches and stops the processes of the demo."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Service:
     log: Path
 
     def wait_until(self, ready: Callable[[], bool], timeout_s: float) -> None:
-        """Returns once `ready` says so; raises DemoError when the process ends or the time is over."""
+        """Wait until `ready` returns True. Raises DemoError when the process ends or the time is over."""
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.process.poll() is not None:
@@ -41,11 +41,12 @@ class Service:
             time.sleep(POLL_INTERVAL_S)
 
     def last_words(self) -> str:
+        """The last line of the log."""
         lines = self.log.read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing.")
 
     def stop(self) -> None:
-        """Ends the process and all it started: asked first, forced after `STOP_TIMEOUT_S`."""
+        """Terminate the process group; kill it after `STOP_TIMEOUT_S`."""
         self._signal_group(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_TIMEOUT_S)
@@ -58,13 +59,14 @@ class Service:
 
 
 class Services:
-    """Services that stop in the opposite order of their start."""
+    """Running services, which stop in the reverse order of their start."""
 
     def __init__(self, log_folder: Path) -> None:
         self._log_folder = log_folder
         self._running: list[Service] = []
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> Service:
+        """Start a process that writes to a log file named after the service."""
         log = self._log_folder / f"{name.lower().replace(' ', '-')}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
@@ -83,10 +85,12 @@ class Services:
         return service
 
     def stop(self, service: Service) -> None:
+        """Stop one service and everything that it started."""
         self._running.remove(service)
         service.stop()
 
     def stop_all(self) -> None:
+        """Stop the services that still run, the last one first."""
         while self._running:
             service = self._running[-1]
             with step(f"stopping {service.name}") as close_with:
@@ -94,7 +98,7 @@ class Services:
                 close_with(f"{service.name} stopped")
 
     def watch(self) -> Service:
-        """Blocks until a service ends by itself, and returns it."""
+        """Wait until a service ends by itself, and return it."""
         while True:
             for service in self._running:
                 if service.process.poll() is not None:

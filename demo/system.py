@@ -1,6 +1,6 @@
-"""What the tests need beside the project's own environment: a Chromium, and Label Studio.
+"""Prepares what the tests need besides the project's environment: Chromium and Label Studio.
 
-`python -m demo.system` prepares both. Chromium is installed where that needs no question asked.
+`python -m demo.system` prepares both. Chromium is installed only where no password is needed.
 """
 
 from __future__ import annotations
@@ -49,6 +49,7 @@ def install_chromium() -> None:
 
 
 def main() -> None:
+    """Install Chromium and Label Studio as far as they are missing."""
     try:
         if chromium() is None:
             install_chromium()

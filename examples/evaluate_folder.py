@@ -16,6 +16,7 @@ from pixellm_model.measuring.evaluation import evaluate
 
 
 def main() -> None:
+    """Measure the data set named on the command line."""
     parser = argparse.ArgumentParser(description="Measure a model on a data set.")
     parser.add_argument("data", type=Path, help="file or folder (docs/data.md)")
     parser.add_argument("--model", type=Path, metavar="DIR", help="a PixelLM checkpoint folder")

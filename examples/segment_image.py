@@ -46,6 +46,7 @@ def to_coco(name: str, result: Segmentation, height: int, width: int) -> dict[st
 
 
 def main() -> None:
+    """Segment the image named on the command line."""
     parser = argparse.ArgumentParser(description="Segment one image and save the masks.")
     parser.add_argument("image", type=Path)
     parser.add_argument("prompt")

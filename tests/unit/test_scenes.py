@@ -88,8 +88,8 @@ def test_same_seed_gives_the_same_sample(folder: Path, renderer: SceneRenderer) 
 
 @pytest.mark.parametrize("kind", ["scene", "photo", "mosaic"])
 def test_every_kind_gives_disjoint_visible_masks(folder: Path, kind: str) -> None:
-    shares = dict.fromkeys(("scene", "photo", "mosaic"), 0.0) | {kind: 1.0}
-    renderer = SceneRenderer(folder, size=160, **shares)
+    scene, photo, mosaic = (float(kind == other) for other in ("scene", "photo", "mosaic"))
+    renderer = SceneRenderer(folder, size=160, scene=scene, photo=photo, mosaic=mosaic)
     targets = 0
     for seed in range(25):
         sample = renderer.render(seed)
