@@ -19,7 +19,7 @@ test: $(ENVIRONMENT) ## Run all tests, those in a browser included (ARGS="-k nam
 	@$(BIN)/python -m pytest $(ARGS)
 
 test-quick: $(ENVIRONMENT) ## Run the tests that need neither browser, Label Studio nor containers (ARGS as above)
-	@$(BIN)/python -m pytest tests/unit $(PACKAGES) -m "not slow" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit $(PACKAGES) -m "not slow" $(ARGS)
 
 lint: $(ENVIRONMENT) ## Check style and types
 	$(BIN)/ruff check .

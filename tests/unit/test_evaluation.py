@@ -113,6 +113,7 @@ def test_the_command_measures_the_mini_and_writes_the_report(
     assert "does not exist" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_logits_are_what_masks_are_cut_from() -> None:
     from PIL import Image
 

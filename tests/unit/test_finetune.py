@@ -53,6 +53,7 @@ def trained(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return fine_tune(tiny, samples(), QUICK, tmp_path_factory.mktemp("run"), "cpu", quiet=True)
 
 
+@pytest.mark.slow
 def test_a_fresh_adapter_changes_nothing_and_shares_the_base() -> None:
     base = Segmenter.from_pretrained(device="cpu")
     config = adapter.AdapterConfig(base.fingerprint, base.tokenizer.codebook.ids)
