@@ -21,7 +21,7 @@ from pixellm_model.errors import CheckpointError
 WORDS_FILE = "words.json"
 # Shorter words have too many neighbours: "cat" is one letter from "car" and from "cart".
 SHORTEST_CORRECTED = 4
-# A wrong letter counts as a typo only if its key lies beside the right one: "bottke" is a bottle, but a rocket
+# A wrong letter counts as a typo only if its key lies beside the right one: "bottke" is a bottle, a rocket
 # is no racket.
 _KEYS = ("qwertyuiop", " asdfghjkl", "  zxcvbnm")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
