@@ -5,7 +5,6 @@ The pictures of the last run are in artifacts/screenshots.
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,10 +14,11 @@ import pytest
 from PIL import Image
 
 from backend.label_studio.brush_rle import decode
-from demo import samples, system
+from demo import samples
 from demo.environment import ROOT
 from demo.label_studio import LabelStudio
 from demo.stack import Ports, Stack
+from support.browser import chromium_path
 from support.label_studio import Editor, browser_page
 from worker.jobs.contract import MAX_PROMPT_CHARS
 
@@ -40,18 +40,8 @@ class Project:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> str:
-    found = system.chromium()
-    if found is None:
-        missing = f"Chromium is missing; {system.HOW}"
-        if os.environ.get("REQUIRE_TOOLS"):
-            pytest.fail(missing)
-        pytest.skip(missing)
-    return found
-
-
-@pytest.fixture(scope="module")
-def project(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    chromium_path()
     stack = Stack(tmp_path_factory.mktemp("stack"), Ports(0, 0))
     try:
         stack.start()
@@ -64,10 +54,10 @@ def project(chromium: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 
 
 @pytest.fixture(scope="module")
-def editor(chromium: str, project: Project) -> Iterator[Editor]:
+def editor(project: Project) -> Iterator[Editor]:
     shutil.rmtree(PICTURES, ignore_errors=True)
     PICTURES.mkdir(parents=True)
-    with browser_page(chromium) as page:
+    with browser_page(chromium_path()) as page:
         editor = Editor(page, project.label_studio, project.id, PICTURES)
         editor.log_in()
         yield editor

@@ -1,0 +1,172 @@
+"""An annotator's first minutes, as seen on a laptop's and on a desktop's screen.
+
+The pictures of the last run are in artifacts/annotating.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from backend.label_studio.brush_rle import decode
+from demo import samples
+from demo.environment import ROOT
+from demo.label_studio import LabelStudio
+from demo.stack import Ports, Stack
+from support.browser import chromium_path
+from support.label_studio import DESKTOP, LAPTOP, Editor, browser_page
+
+pytestmark = pytest.mark.browser
+PICTURES = ROOT / "artifacts" / "annotating"
+TEMPLATE = ROOT / "label_config" / "templates" / "interactive.xml"
+# Where each thing lies on the rendered table, as shares of width and height: left, top, right, bottom.
+PLACES = {
+    "apple": (0.62, 0.40, 0.84, 0.78),
+    "book": (0.36, 0.48, 0.62, 0.96),
+    "banana": (0.72, 0.62, 0.97, 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project with the sample images, attached to the backend."""
+
+    label_studio: LabelStudio
+    id: int
+
+    def task(self, image: Path) -> int:
+        return self.label_studio.task_of(self.id, image)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    chromium_path()
+    stack = Stack(tmp_path_factory.mktemp("stack"), Ports(0, 0))
+    try:
+        stack.start()
+        yield stack
+    finally:
+        stack.stop()
+
+
+@pytest.fixture
+def project(stack: Stack) -> Project:
+    label_studio = stack.label_studio
+    number = label_studio.create_project("Annotating", TEMPLATE.read_text(), samples.images())
+    label_studio.attach(number, stack.backend_url)
+    return Project(label_studio, number)
+
+
+@pytest.fixture(params=[LAPTOP, DESKTOP], ids=["1280x720", "1400x900"])
+def editor(request: pytest.FixtureRequest, project: Project) -> Iterator[Editor]:
+    width, height = request.param
+    pictures = PICTURES / f"{request.node.originalname}-{width}x{height}"
+    shutil.rmtree(pictures, ignore_errors=True)
+    pictures.mkdir(parents=True)
+    with browser_page(chromium_path(), (width, height)) as page:
+        editor = Editor(page, project.label_studio, project.id, pictures)
+        editor.log_in()
+        yield editor
+
+
+def test_three_things_asked_in_turn_and_accepted_one_by_one(project: Project, editor: Editor) -> None:
+    task = project.task(samples.PROVED)
+    editor.open(task)
+    for number, thing in enumerate(PLACES, start=1):
+        proposed = [item for item in editor.ask(f"the {thing}") if item["type"] == "brushlabels"]
+        assert len(proposed) == 1, f"{thing}: {editor.answer()}"
+        assert f"{thing} is [1]" in editor.answer()
+        editor.accept_all(1)
+        expect(editor.page.locator(".lsf-outliner-item__title")).to_have_count(number)
+        time.sleep(6)  # Label Studio saves a draft after five seconds, and sends it with the next prompt
+    editor.submit()
+
+    (annotation,) = project.label_studio.annotations(task)
+    masks = [item for item in annotation["result"] if item["type"] == "brushlabels"]
+    with Image.open(samples.PROVED) as image:
+        width, height = image.size
+    for item, (thing, place) in zip(masks, PLACES.items(), strict=True):
+        rows, columns = np.nonzero(decode(item["value"]["rle"], height, width))
+        left, top, right, bottom = place
+        inside = (columns > left * width) & (columns < right * width)
+        inside &= (rows > top * height) & (rows < bottom * height)
+        assert inside.mean() > 0.5, f"{thing} lies elsewhere"
+    assert [item["value"]["brushlabels"][0] for item in masks] == ["Other", "Book", "Other"]
+
+
+def test_the_same_prompt_asked_again_is_answered_again(project: Project, editor: Editor) -> None:
+    editor.open(project.task(samples.PROVED))
+    first = editor.ask("the book")
+    editor.reject_all()
+    again = editor.ask("the book")
+    assert [item["id"] for item in again if item["type"] == "brushlabels"] == [
+        item["id"] for item in first if item["type"] == "brushlabels"
+    ]
+    editor.accept_all(1)
+    editor.page.reload()
+    expect(editor.prompt).to_be_editable()
+    editor.page.wait_for_load_state("networkidle")
+    assert [item["type"] for item in editor.ask("the book")].count("brushlabels") == 1
+    editor.shot("asked_after_reload")
+
+
+def test_submit_waits_while_proposed_masks_wait(project: Project, editor: Editor) -> None:
+    task = project.task(samples.PROVED)
+    editor.open(task)
+    editor.ask("the cup and the book")
+    expect(editor.note("pending")).to_be_visible()
+    editor.shot("pending")
+    editor.click_submit()
+    time.sleep(2)
+    assert project.label_studio.annotations(task) == [], "masks that wait must not be lost"
+    editor.accept_all(2)
+    expect(editor.note("pending")).to_be_hidden()
+    editor.submit()
+    (annotation,) = project.label_studio.annotations(task)
+    assert [item["type"] for item in annotation["result"]].count("brushlabels") == 2
+
+
+def test_the_page_says_that_auto_annotation_is_off(project: Project, editor: Editor) -> None:
+    editor.visit(project.task(samples.FOLDER / "cat.jpg"))
+    expect(editor.note("off")).to_be_visible()
+    editor.shot("off")
+    editor.switch_on()
+    expect(editor.note("off")).to_be_hidden()
+    assert editor.ask("the cat")
+    editor.accept_all(1)
+
+
+@pytest.mark.parametrize("image", ["cat.jpg", "coffee.jpg", "astronaut.jpg"])
+def test_prompt_and_answer_are_seen_above_the_image(project: Project, editor: Editor, image: str) -> None:
+    """Landscape and square pictures: the answer stands between the prompt and the image."""
+    editor.open(project.task(samples.FOLDER / image))
+    editor.ask("the cup and the person")
+    editor.shot("answered")
+    viewport = editor.page.viewport_size
+    prompt, answer = editor.prompt.bounding_box(), editor.answer_box.first.bounding_box()
+    picture = editor.page.locator("canvas").first.bounding_box()
+    assert viewport and prompt and answer and picture
+    assert 0 < prompt["y"] < answer["y"] < picture["y"] < viewport["height"] / 2
+
+
+def test_a_question_under_way_hides_the_old_answer(project: Project, editor: Editor) -> None:
+    editor.open(project.task(samples.PROVED))
+    editor.ask("the book")
+    editor.reject_all()
+    old = editor.answer()
+    editor.page.route("**/interactive-annotating", lambda route: (time.sleep(2), route.continue_()))
+    editor.prompt.fill("the banana")
+    editor.prompt.press("Enter")
+    expect(editor.note("asking")).to_be_visible()
+    expect(editor.answer_box.first).to_be_hidden()
+    editor.shot("asking")
+    expect(editor.note("asking")).to_be_hidden(timeout=20_000)
+    assert editor.answer() != old
