@@ -50,6 +50,7 @@ CONFIG = """<View><TextArea name="prompt" toName="image" smart="true"/><Image na
 class InstantModel:
     """Answers every prompt with three discs, at once."""
 
+    follows_up = False
     version = "instant"
 
     def __init__(self) -> None:

@@ -19,10 +19,10 @@ WORKER_POLL_S = 0.25
 # How often a waiting request checks that a worker is still there.
 WORKER_CHECK_S = 5.0
 
-AGAIN = "press Enter again to see the result"
+AGAIN = "ask the same again in a moment, its answer is kept"
 NO_WORKER = "No worker is running, so nothing can be segmented; start one with `python -m worker`."
-LOADING = "The model is still loading; press Enter again in a moment."
-LOST = "The queue has lost this question; press Enter again to ask it anew."
+LOADING = "The model is still loading; ask again in a moment."
+LOST = "The queue has lost this prompt; ask again."
 
 
 AnyJob = TypeVar("AnyJob", SegmentJob, WarmJob)
@@ -60,11 +60,25 @@ class ModelClient:
         Raises:
             NotReady: No worker is ready within `wait_s`.
         """
+        return str((await self._ready_worker(wait_s)).model_version)
+
+    async def follows_up(self, wait_s: float) -> bool:
+        """Return whether the model was trained on turns that refer back to earlier ones.
+
+        Args:
+            wait_s: How long to wait for a worker that is still loading.
+
+        Raises:
+            NotReady: No worker is ready within `wait_s`.
+        """
+        return (await self._ready_worker(wait_s)).follows_up
+
+    async def _ready_worker(self, wait_s: float) -> WorkerStatus:
         start = time.monotonic()
         while True:
             workers = await self.workers()
             if workers and workers[0].model_version is not None:
-                return workers[0].model_version
+                return workers[0]
             waited_s = time.monotonic() - start
             if not workers and waited_s >= min(wait_s, NO_WORKER_GRACE_S):
                 raise NotReady(NO_WORKER)

@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 
+from backend.prompts.follow_up import follow_up
 from backend.prompts.late_predictions import LatePredictions, PendingPrediction
 from backend.prompts.model_client import JobFailed, ModelClient, NotReady
 from backend.prompts.prefetcher import Prefetcher
@@ -46,6 +47,10 @@ log = logging.getLogger(__name__)
 NO_PREDICTION: list[Prediction] = []
 # The entry of an interactive request without a prompt; the editor cannot read an empty list.
 NO_PROMPT: Prediction = {"result": []}
+ALONE = (
+    "This model reads each prompt on its own and does not know what came before. Say it in full, "
+    'for example "the left cup" in place of "only the left one".'
+)
 
 
 class RequestRefused(Exception):
@@ -153,7 +158,7 @@ class Predictor:
             return NO_PROMPT
         try:
             job = segment_job(task, prompt, config, project, "interactive")
-            job = job.model_copy(update={"history": await self._history(task, prompt)})
+            job = await self._with_history(job, task)
             result = await self._model.ask(job, self._settings.predict_wait_s)
             return await self._build(job, result, config)
         except (BadTask, NotReady, QueueUnavailable) as error:
@@ -216,6 +221,21 @@ class Predictor:
         return await asyncio.to_thread(
             build_prediction, result, config, job.prompt, self._settings.model_score_threshold
         )
+
+    async def _with_history(self, job: SegmentJob, task: Task) -> SegmentJob:
+        """Add the earlier turns if the prompt refers back to them and the model was trained on turns.
+
+        Raises:
+            BadTask: The prompt means nothing without the earlier turns, and the model reads none.
+        """
+        hanging = follow_up(job.prompt)
+        if not hanging.refers_back or not earlier_prompts(task):
+            return job
+        if await self._model.follows_up(self._settings.predict_wait_s):
+            return job.model_copy(update={"history": await self._history(task, job.prompt)})
+        if hanging.alone is None:
+            raise BadTask(ALONE)
+        return job.model_copy(update={"prompt": hanging.alone})
 
     async def _history(self, task: Task, prompt: str) -> tuple[Turn, ...]:
         """Return the earlier prompts behind the masks in the draft with their answers, oldest first.

@@ -115,6 +115,11 @@ class Segmenter:
             version += "-int8"
         return cls(model, tokenizer, version, cache, fingerprint)
 
+    @property
+    def follows_up(self) -> bool:
+        """Whether the model was trained on turns that refer back, as its config says (`trained_on_turns`)."""
+        return bool(self.model.config.extra.get("trained_on_turns", False))
+
     def with_adapter(self, folder: str | Path, name: str | None = None) -> Segmenter:
         """This model with a fine-tuned adapter, as a second segmenter.
 

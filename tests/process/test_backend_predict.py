@@ -70,8 +70,12 @@ class TestPrompt:
 
         # The masks in the draft are the earlier turn.
         draft = {"result": [mask]}
-        (second,) = ask(backend, prompted("the square", drafts=[draft]))
-        assert said(second).startswith("the square, after 1 turns")
+        (second,) = ask(backend, prompted("only the square one", drafts=[draft]))
+        assert said(second).startswith("only the square one, after 1 turns")
+
+        # A prompt that names another thing stands alone.
+        (other,) = ask(backend, prompted("the square", drafts=[draft]))
+        assert said(other).startswith("the square, after 0 turns")
 
         # Drafts that are not ours are no turns.
         strange: list[Any] = [
@@ -81,12 +85,28 @@ class TestPrompt:
             {"result": [{"meta": {"pixellm": {"job": "seg-" + "0" * 32, "prompt": "\ud800"}}}]},
             {"result": [{"meta": {"pixellm": {"job": "seg-" + "0" * 32, "prompt": "forgotten"}}}]},
         ]
-        (third,) = ask(backend, prompted("the triangle", drafts=strange))
-        assert said(third).startswith("the triangle, after 0 turns")
+        (third,) = ask(backend, prompted("also the triangle", drafts=strange))
+        assert said(third).startswith("also the triangle, after 0 turns")
 
         # A reason the worker gives is shown as it is.
         (failed,) = ask(backend, prompted("raise"))
         assert masks(failed) == [] and said(failed) == "The model failed on this image (RuntimeError)."
+
+    def test_a_model_without_turns_gets_prompts_that_stand_alone(
+        self, redis_url: str, workers: Workers
+    ) -> None:
+        workers.start("patient", FOLLOWS_UP="0")
+        eventually(lambda: any(s.model_version for s in workers.queue.worker_status()), "it is ready")
+        with running_backend(redis_url) as client:
+            (mask,) = masks(ask(client, prompted("the circle"))[0])
+            drafts = [{"result": [mask]}]
+            (also,) = ask(client, prompted("also the square", drafts=drafts))
+            assert said(also).startswith("the square, after 0 turns")
+            (only,) = ask(client, prompted("only the left one", drafts=drafts))
+            assert masks(only) == [] and "Say it in full" in said(only)
+            (first,) = ask(client, prompted("only the left one"))
+            assert said(first).startswith("only the left one, after 0 turns")
+        assert workers.seen() == ["the circle", "the square", "only the left one"]
 
     @pytest.mark.parametrize("name", ["empty_context", "rectangle"])
     def test_no_prompt_is_an_empty_result(self, backend: httpx.Client, name: str) -> None:
@@ -147,7 +167,7 @@ class TestStates:
         eventually(lambda: bool(workers.queue.worker_status()), "the worker announces itself")
         with running_backend(redis_url, predict_wait_s=0.5) as hasty:
             (prediction,) = ask(hasty, prompted("the circle"))
-        assert said(prediction) == "The model is still loading; press Enter again in a moment."
+        assert said(prediction) == "The model is still loading; ask again in a moment."
         with running_backend(redis_url, predict_wait_s=40) as patient:
             (prediction,) = ask(patient, prompted("the circle"))
         assert len(masks(prediction)) == 1
@@ -155,13 +175,22 @@ class TestStates:
     def test_running_waiting_and_the_answer_afterwards(self, redis_url: str, ready: Workers) -> None:
         with running_backend(redis_url, predict_wait_s=0.3) as client:
             (first,) = ask(client, prompted("sleep 3 first"))
-            assert said(first) == "The model is at work on this; press Enter again to see the result."
+            assert (
+                said(first)
+                == "The model is at work on this; ask the same again in a moment, its answer is kept."
+            )
             (second,) = ask(client, prompted("second"))
-            assert said(second) == "Next in line; press Enter again to see the result."
+            assert said(second) == "Next in line; ask the same again in a moment, its answer is kept."
             (third,) = ask(client, prompted("third"))
-            assert said(third) == "Waiting in line behind 1 other; press Enter again to see the result."
+            assert (
+                said(third)
+                == "Waiting in line behind 1 other; ask the same again in a moment, its answer is kept."
+            )
             (fourth,) = ask(client, prompted("fourth"))
-            assert said(fourth) == "Waiting in line behind 2 others; press Enter again to see the result."
+            assert (
+                said(fourth)
+                == "Waiting in line behind 2 others; ask the same again in a moment, its answer is kept."
+            )
             eventually(lambda: bool(masks(ask(client, prompted("third"))[0])), "the third is answered")
         assert ready.seen().count("third") == 1
 
@@ -192,7 +221,7 @@ class TestStates:
         assert "REDIS_URL" in said(prediction)
 
     def test_lost(self) -> None:
-        with pytest.raises(Exception, match="has lost this question"):
+        with pytest.raises(Exception, match="has lost this prompt"):
             result_of(JobState("unknown"))
 
 

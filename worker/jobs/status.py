@@ -22,6 +22,7 @@ class WorkerStatus(BaseModel):
     state: Literal["loading", "ready"] = "loading"
     model_version: str | None = None
     device: str | None = None
+    follows_up: bool = False
 
     @property
     def key(self) -> str:

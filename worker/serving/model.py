@@ -60,6 +60,10 @@ class Model(Protocol):
     def version(self) -> str:
         """The name of the version."""
 
+    @property
+    def follows_up(self) -> bool:
+        """Whether it was trained on turns that refer back ("only the left one")."""
+
     def segment_batch(self, requests: Sequence[Request]) -> Sequence[ModelAnswer | PromptError]:
         """Answer several prompts together.
 

@@ -65,7 +65,7 @@ def serve(
         versions = Versions(model, Registry(settings), settings.adapters_kept)
         install(Engine(versions, images, settings.worker_batch_size))
         with suppress(StopRequested):  # told to stop before `work`
-            worker.ready(model.version, device)
+            worker.ready(model.version, device, model.follows_up)
             log.info("ready: %s on %s", model.version, device)
             worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
     return 0 if worker.stopped_on_request else EXIT_FAILED

@@ -86,14 +86,19 @@ class WarmWorker(WorkerInternals):
             thread.join()
             withdraw(self.connection, self._status)
 
-    def ready(self, model_version: str, device: str) -> None:
+    def ready(self, model_version: str, device: str, follows_up: bool = False) -> None:
         """Publish that the model is loaded; call `work` next.
 
         From here on a signal to stop raises rq.exceptions.StopRequested between jobs.
         """
         self.install_signal_handlers()
         self._status = self._status.model_copy(
-            update={"state": "ready", "model_version": model_version, "device": device}
+            update={
+                "state": "ready",
+                "model_version": model_version,
+                "device": device,
+                "follows_up": follows_up,
+            }
         )
         self._send_heartbeats()
 
