@@ -1,0 +1,130 @@
+"""What a labeling configuration means, in sentences: for `python -m label_config check`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from label_config.reader import LabelConfig, read_config
+
+# Controls whose results this project neither writes nor reads.
+_IGNORED = frozenset(
+    [
+        "choices",
+        "ellipse",
+        "ellipselabels",
+        "keypointlabels",
+        "number",
+        "paragraphlabels",
+        "pairwise",
+        "polygon",
+        "polygonlabels",
+        "ranker",
+        "rating",
+        "rectanglelabels",
+        "relations",
+        "taxonomy",
+        "datetime",
+        "vector",
+        "vectorlabels",
+        "videorectangle",
+        "timeserieslabels",
+    ]
+)
+MAX_LISTED = 12
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What will happen with a configuration.
+
+    Attributes:
+        facts: Where the image, prompts, masks, labels and answers are.
+        advice: What works worse than it could, and what to change.
+    """
+
+    facts: tuple[str, ...]
+    advice: tuple[str, ...]
+
+
+def explain(xml: str) -> Explanation:
+    """Explain a labeling configuration.
+
+    Args:
+        xml: The configuration.
+
+    Raises:
+        ConfigError: It cannot be used; the message says what to change.
+    """
+    config = read_config(xml)
+    elements = list(ElementTree.fromstring(xml).iter())
+    return Explanation(tuple(_facts(config, elements)), tuple(_advice(config, elements)))
+
+
+def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+    labels = ", ".join(label.value for label in config.labels[:MAX_LISTED])
+    if len(config.labels) > MAX_LISTED:
+        labels += f" and {len(config.labels) - MAX_LISTED} more"
+    facts = [
+        f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task',
+        f'masks: <{_written(elements, config.mask.name)} name="{config.mask.name}">, '
+        f"{len(config.labels)} labels: {labels}",
+    ]
+    if aliases := [f"{alias} -> {label.value}" for label in config.labels for alias in label.aliases]:
+        shown = ", ".join(aliases[:MAX_LISTED])
+        rest = f" and {len(aliases) - MAX_LISTED} more" if len(aliases) > MAX_LISTED else ""
+        facts.append(f"other names: {shown}{rest}")
+    facts.append(
+        f'prompts: typed into <TextArea name="{config.prompt}">'
+        if config.prompt
+        else "prompts: none can be typed; masks come as predictions only"
+    )
+    facts.append(f'batches ask: the field "{config.task_prompt_key}" of a task, else every label by its name')
+    facts.append(
+        f'answer and messages: shown in <TextArea name="{config.answer}">'
+        if config.answer
+        else "answer and messages: shown nowhere"
+    )
+    ignored = [
+        f'<{element.tag} name="{element.get("name", "")}">'
+        for element in elements
+        if element.tag.lower() in _IGNORED
+    ]
+    if ignored:
+        facts.append(f"neither written nor learned from: {', '.join(ignored)}")
+    return facts
+
+
+def _advice(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+    advice = []
+    areas = {
+        element.get("name"): _lower(element) for element in elements if element.tag.lower() == "textarea"
+    }
+    if config.prompt:
+        prompt = areas[config.prompt]
+        if prompt.get("transcription", "").lower() == "true" or prompt.get("maxsubmissions") == "1":
+            advice.append(
+                f'"{config.prompt}" keeps its text, and Label Studio sends nothing for a text that did not '
+                "change; without transcription and maxSubmissions the line is empty again after each prompt."
+            )
+        if prompt.get("smartonly", "").lower() != "true":
+            advice.append(
+                f'"{config.prompt}" only works with Auto-Annotation on; smartOnly="true" lifts that.'
+            )
+    if config.answer is None:
+        advice.append('Add <TextArea name="answer" toName="..." editable="false"/> for answers and messages.')
+    if not any(label.value.casefold() in ("other", "object", "unknown") for label in config.labels):
+        advice.append('A phrase that fits no label gets none; a label "Other" would take it.')
+    for element in elements:
+        value = element.get("value", "")
+        if element.tag.lower() in ("text", "header") and value.startswith("$"):
+            advice.append(f'Every task must have the field "{value[1:]}", because <{element.tag}> shows it.')
+    return advice
+
+
+def _written(elements: list[ElementTree.Element], name: str) -> str:
+    return next(element.tag for element in elements if element.get("name") == name)
+
+
+def _lower(element: ElementTree.Element) -> dict[str, str]:
+    return {name.lower(): value for name, value in element.attrib.items()}

@@ -1,0 +1,58 @@
+"""`python -m label_config check`: what a configuration means, in sentences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from label_config.__main__ import main
+from label_config.explain import explain
+
+TEMPLATES = Path(__file__).parents[2] / "label_config" / "templates"
+KEEPING = """<View>
+  <Text name="what" value="$what"/>
+  <Image name="photo" value="$url"/>
+  <TextArea name="ask" toName="photo" smart="true" transcription="true" maxSubmissions="1"/>
+  <BrushLabels name="brush" toName="photo"><Label value="Cup" alias="mug"/><Label value="Book"/></BrushLabels>
+  <Choices name="light" toName="photo"><Choice value="Day"/></Choices>
+</View>"""
+
+
+@pytest.mark.parametrize("template", sorted(TEMPLATES.glob("*.xml")), ids=lambda path: path.name)
+def test_a_template_needs_no_advice(template: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(template)]) == 0
+    printed = capsys.readouterr().out
+    assert 'image: <Image name="image">, from the field "image"' in printed
+    assert "advice" not in printed
+
+
+def test_it_says_where_things_are_and_what_would_work_better() -> None:
+    explanation = explain(KEEPING)
+    facts, advice = "\n".join(explanation.facts), "\n".join(explanation.advice)
+    assert 'masks: <BrushLabels name="brush">, 2 labels: mug, Book' in facts
+    assert "other names: Cup -> mug" in facts
+    assert 'typed into <TextArea name="ask">' in facts
+    assert "answer and messages: shown nowhere" in facts
+    assert 'neither written nor learned from: <Choices name="light">' in facts
+    assert "sends nothing for a text that did not change" in advice
+    assert 'smartOnly="true"' in advice and 'name="answer"' in advice and 'label "Other"' in advice
+    assert 'Every task must have the field "what"' in advice
+
+
+def test_what_cannot_be_used_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty.xml").write_text("<View/>")
+    assert main(["check", str(tmp_path / "empty.xml")]) == 1
+    assert "<BrushLabels" in capsys.readouterr().err
+    assert main(["check", str(tmp_path / "missing.xml")]) == 1
+    assert "missing.xml" in capsys.readouterr().err
+
+
+def test_a_project_needs_a_label_studio(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("LABEL_STUDIO_URL", raising=False)
+    assert main(["check", "--project", "3"]) == 1
+    assert "LABEL_STUDIO_URL" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["check"])
