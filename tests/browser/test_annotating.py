@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 
 from backend.label_studio.brush_rle import decode
 from demo import samples
@@ -162,7 +162,12 @@ def test_a_question_under_way_hides_the_old_answer(project: Project, editor: Edi
     editor.ask("the book")
     editor.reject_all()
     old = editor.answer()
-    editor.page.route("**/interactive-annotating", lambda route: (time.sleep(2), route.continue_()))
+
+    def delayed(route: Route) -> None:
+        time.sleep(2)
+        route.continue_()
+
+    editor.page.route("**/interactive-annotating", delayed)
     editor.prompt.fill("the banana")
     editor.prompt.press("Enter")
     expect(editor.note("asking")).to_be_visible()
