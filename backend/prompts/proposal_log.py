@@ -21,8 +21,12 @@ class ProposalLog:
         self._tasks = BackgroundTasks()
 
     def record(self, job: SegmentJob, result: SegmentResult) -> None:
-        """Record the answer to `job` and return at once; a job without project or task is ignored."""
-        if job.project is not None and job.task is not None:
+        """Record the answer to `job` and return at once.
+
+        A job without project or task is ignored, and so is an answer to words that the model does not know:
+        what it says about them must not be learned from.
+        """
+        if job.project is not None and job.task is not None and not result.unknown:
             self._tasks.start(self._record(job, result))
 
     async def aclose(self) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pixellm_model.engine.generate import Generation
+from pixellm_model.engine.wording import Wording
+from pixellm_model.errors import PromptError
 from pixellm_model.masks import Box
 from pixellm_model.samples import Mask
 from pixellm_model.tokenizer import PromptTokenizer
@@ -37,12 +39,14 @@ class Segmentation:
         targets: the targets in the order of the answer; none if the model found nothing.
         warnings: what is wrong with the answer, as sentences for people.
         timings: seconds per stage ("encode", "generate", "decode") of the batch it was answered in.
+        unknown: names in the prompt that the model was never taught; nothing is known of their presence.
     """
 
     answer: str
     targets: tuple[Target, ...]
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
 
 
 def texts_between_runs(generation: Generation, runs: Sequence[int], tokenizer: PromptTokenizer) -> list[str]:
@@ -78,3 +82,10 @@ def display_text(texts: Sequence[str]) -> str:
         space = "" if text[:1] in {",", ".", ";", ":", "!", "?"} else " "
         answer += f" [{number}]{space}{text}"
     return answer.strip()
+
+
+def with_notes(answer: Segmentation | PromptError, wording: Wording) -> Segmentation | PromptError:
+    """The answer with what a person should know of how the prompt was read."""
+    if isinstance(answer, PromptError) or not wording.notes:
+        return answer
+    return replace(answer, warnings=(*answer.warnings, *wording.notes), unknown=wording.unknown)

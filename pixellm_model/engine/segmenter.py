@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from pixellm_model.engine.answers import (
     display_text,
     texts_between_runs,
     warnings_about,
+    with_notes,
 )
 from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, prefill, split_prompt
@@ -27,6 +28,7 @@ from pixellm_model.engine.int8 import to_int8
 from pixellm_model.engine.masks import finish_mask
 from pixellm_model.engine.phrases import name_targets
 from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
+from pixellm_model.engine.wording import Vocabulary, Wording
 from pixellm_model.errors import PromptError
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage, process_image, restore_masks
@@ -61,11 +63,13 @@ class Segmenter:
         version: str,
         cache: PrefixCache | None = None,
         fingerprint: str = "",
+        vocabulary: Vocabulary | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.version = version
         self.fingerprint = fingerprint
+        self.vocabulary = vocabulary
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
         self._drafts = Drafts(tokenizer)
@@ -113,7 +117,7 @@ class Segmenter:
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(model, tokenizer, version, cache, fingerprint)
+        return cls(model, tokenizer, version, cache, fingerprint, Vocabulary.from_folder(folder))
 
     @property
     def follows_up(self) -> bool:
@@ -139,7 +143,7 @@ class Segmenter:
 
         model = adapter.load(self.model, self.fingerprint, Path(folder))
         version = f"{self.version}+{name or Path(folder).name}"
-        return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint)
+        return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint, self.vocabulary)
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the model and its tokenizer in the self-contained layout.
@@ -202,16 +206,24 @@ class Segmenter:
         """
         answers: dict[int, Segmentation | PromptError] = {}
         prompts: dict[int, _EncodedPrompt] = {}
-        for number, request in enumerate(requests):
+        wordings = [self._reword(request.prompt) for request in requests]
+        known = [
+            replace(request, prompt=wording.prompt)
+            for request, wording in zip(requests, wordings, strict=True)
+        ]
+        for number, (request, wording) in enumerate(zip(known, wordings, strict=True)):
+            if wording.unknown and not wording.prompt:
+                answers[number] = Segmentation("", (), unknown=wording.unknown)
+                continue
             try:
                 prompts[number] = self._encode_prompt(request, max_new_tokens)
             except PromptError as error:
                 answers[number] = error
         if prompts:
             with self._lock, torch.inference_mode():
-                segmentations = self._segment([requests[number] for number in prompts], [*prompts.values()])
+                segmentations = self._segment([known[number] for number in prompts], [*prompts.values()])
             answers |= zip(prompts, segmentations, strict=True)
-        return [answers[number] for number in range(len(requests))]
+        return [with_notes(answers[number], wording) for number, wording in enumerate(wordings)]
 
     def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[npt.NDArray[np.float32]]:
         """The logits that a request's masks are thresholded from (at 0).
@@ -267,6 +279,12 @@ class Segmenter:
         with self._lock:
             self.cache.clear()
             self._drafts = Drafts(self.tokenizer)
+
+    def _reword(self, prompt: str) -> Wording:
+        if self.vocabulary is None:
+            return Wording(prompt)
+        # An adapter was taught the names of its own project.
+        return self.vocabulary.reword(prompt, report_unknown="+" not in self.version)
 
     def _prepared(self, image: Image.Image | Picture) -> ProcessedImage:
         if isinstance(image, ProcessedImage):

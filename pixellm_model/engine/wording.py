@@ -43,6 +43,15 @@ class Wording:
     unknown: tuple[str, ...] = ()
     corrected: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know about it, as sentences."""
+        notes = [f'"{typed}" was read as "{known}".' for typed, known in self.corrected]
+        if self.unknown:
+            names = ", ".join(f'"{name}"' for name in self.unknown)
+            notes.append(f"This model does not know {names}.")
+        return tuple(notes)
+
 
 class Vocabulary:
     """The words a model was trained on.
@@ -75,7 +84,7 @@ class Vocabulary:
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a list of names and other words: {error}.") from error
 
-    def reword(self, prompt: str) -> Wording:
+    def reword(self, prompt: str, report_unknown: bool = True) -> Wording:
         """Put a prompt into words that the model knows.
 
         Words in capitals become lower case, a word with one wrong letter becomes the one name it can be meant
@@ -83,6 +92,8 @@ class Vocabulary:
 
         Args:
             prompt: The prompt as typed.
+            report_unknown: Whether to leave out and report unknown names; False for a model that has learned
+                further names since.
 
         Returns:
             The wording; its `prompt` is the same text when every word is known.
@@ -97,7 +108,7 @@ class Vocabulary:
         unknown: list[str] = []
         kept: list[str] = []
         for number, part in enumerate(parts):
-            if name := self._unknown_name(part):
+            if report_unknown and (name := self._unknown_name(part)):
                 unknown.append(name)
                 continue
             if kept:
@@ -105,9 +116,7 @@ class Vocabulary:
             kept.append(part)
         if not unknown:
             return Wording(text, (), tuple(corrected))
-        left = "".join(kept).strip()
-        known = any(word in self._name_words for word in words_of(left))
-        return Wording(left if known else "", tuple(unknown), tuple(corrected))
+        return Wording("".join(kept).strip(), tuple(unknown), tuple(corrected))
 
     def _known_form(self, match: re.Match[str], corrected: list[tuple[str, str]]) -> str:
         typed = match.group()
@@ -116,12 +125,13 @@ class Vocabulary:
             # "Segment" may begin a sentence; anything else in capitals is only loud.
             starts_sentence = not match.string[: match.start()].strip() and typed == typed.capitalize()
             return typed if starts_sentence and typed != typed.upper() else lower
-        near = {word for word in _typos_of(lower) if word in self._name_words}
-        if len(near) != 1:
-            return typed
-        (meant,) = near
-        corrected.append((typed, meant))
-        return meant
+        for typos in (_slips_of(lower), _typos_of(lower)):
+            near = {word for word in typos if word in self._name_words}
+            if len(near) == 1:
+                (meant,) = near
+                corrected.append((typed, meant))
+                return meant
+        return typed
 
     def _unknown_name(self, part: str) -> str:
         """The words of `part` that name something unknown; empty when it names nothing, or something known.
@@ -154,6 +164,14 @@ def _split(text: str) -> tuple[list[str], list[str]]:
     borders = [0, *(place for end in ends for place in end), len(text)]
     pieces = [text[start:stop] for start, stop in pairwise(borders)]
     return pieces[::2], pieces[1::2]
+
+
+def _slips_of(word: str) -> Iterator[str]:
+    """What was meant if one of the likeliest typos was made: letters swapped, a double letter typed once."""
+    for place in range(1, len(word)):
+        yield word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
+        if len(word) >= SHORTEST_CORRECTED:
+            yield word[:place] + word[place] + word[place:]
 
 
 def _typos_of(word: str) -> Iterator[str]:

@@ -88,6 +88,7 @@ def obey(question: Request) -> SimpleNamespace | PromptError:
         targets=(target,),
         warnings=("a warning",),
         timings={"generate": 0.1},
+        unknown=("rocket",) if "rocket" in question.prompt else (),
     )
 
 

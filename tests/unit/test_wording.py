@@ -54,6 +54,22 @@ def test_one_typo_is_corrected_and_told(typed: str, meant: str) -> None:
     assert WORDS.reword(f"the {typed}") == Wording(f"the {meant}", (), ((typed, meant),))
 
 
+def test_the_likeliest_typo_wins() -> None:
+    words = Vocabulary(["apple", "ape"], ["the"])
+    assert words.reword("the aple").prompt == "the apple"
+
+
+def test_a_model_that_learned_more_names_takes_any_word() -> None:
+    assert WORDS.reword("THE rocket", report_unknown=False) == Wording("the rocket")
+
+
+def test_people_are_told_how_a_prompt_was_read() -> None:
+    assert WORDS.reword("the dgo and the rocket").notes == (
+        '"dgo" was read as "dog".',
+        'This model does not know "rocket".',
+    )
+
+
 @pytest.mark.parametrize("name", ["rocket", "cab", "dig", "pickle"])
 def test_another_word_is_no_typo(name: str) -> None:
     assert WORDS.reword(f"the {name}") == Wording("", (name,))

@@ -114,6 +114,7 @@ class SegmentResult(_Message):
         model_version: The version that answered.
         warnings: Sentences for the annotator.
         timings: Seconds per stage.
+        unknown: Names in the prompt that the model was never taught; their absence means nothing.
     """
 
     version: Literal[1] = CONTRACT_VERSION
@@ -125,3 +126,4 @@ class SegmentResult(_Message):
     model_version: str
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = Field(default_factory=dict)
+    unknown: tuple[str, ...] = ()

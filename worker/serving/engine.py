@@ -129,6 +129,7 @@ def _result(
         model_version=version,
         warnings=(*answer.warnings, warning) if warning else tuple(answer.warnings),
         timings=timings,
+        unknown=tuple(answer.unknown),
     )
 
 

@@ -52,6 +52,10 @@ class ModelAnswer(Protocol):
     def timings(self) -> Mapping[str, float]:
         """Seconds per stage."""
 
+    @property
+    def unknown(self) -> Sequence[str]:
+        """Names in the prompt that the model was never taught."""
+
 
 class Model(Protocol):
     """A loaded model that answers prompts about images."""
