@@ -11,6 +11,7 @@ from typing import Any, Literal
 import httpx
 
 CLOUD_SCHEMES = ("s3", "gs", "azure-blob")
+LOCAL_FILES = "/data/local-files/"
 DEFAULT_LIFETIME_S = 300.0  # of an access token that does not say its own
 RENEW_AFTER = 0.8  # of its lifetime
 
@@ -66,6 +67,22 @@ class LabelStudioSite:
         if prefix and path.startswith(prefix + "/"):
             path = path[len(prefix) :]
         return httpx.URL(f"{str(self._base).rstrip('/')}{path}")
+
+    def local_file_url(self, url: httpx.URL) -> httpx.URL | None:
+        """Make this site's URL of a local file that a task names by Label Studio's public address.
+
+        Label Studio writes the files of a Local Files storage into tasks with the address at which browsers
+        reach it, which this process may not reach, or not with a token.
+
+        Args:
+            url: An absolute address.
+
+        Returns:
+            The URL at this site, with the same file; None for any other kind of address, and without a site.
+        """
+        if self._base is None or not url.path.endswith(LOCAL_FILES) or "d" not in url.params:
+            return None
+        return httpx.URL(f"{str(self._base).rstrip('/')}{LOCAL_FILES}?{url.query.decode('ascii')}")
 
     def cloud_url(self, uri: str, task: str | None) -> httpx.URL:
         """Make the URL at which Label Studio hands out a file in cloud storage.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import re
 from urllib.parse import unquote_to_bytes
 
 import httpx
@@ -15,10 +16,13 @@ from PIL import Image
 
 from worker.images.addresses import public_addresses
 from worker.images.decode import ImageError, decode
-from worker.label_studio import CLOUD_SCHEMES, LabelStudioSite, SiteError
+from worker.label_studio import CLOUD_SCHEMES, LOCAL_FILES, LabelStudioSite, SiteError
 from worker.settings import WorkerSettings
 
 MAX_REDIRECTS = 5
+# Query parameters of links that end.
+SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}
+RESOLVE = re.compile(r"/tasks/\d+/resolve/")
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
@@ -62,6 +66,7 @@ class ImageFetcher:
         Raises:
             ImageError: The file cannot be fetched.
         """
+        reference = reference.strip()  # a browser ignores white space around an address too
         if reference[:5].lower() == "data:":
             return self._read_data_url(reference)
         url = self._url(reference, task)
@@ -87,7 +92,8 @@ class ImageFetcher:
                 return self._label_studio.url_of(reference)
             if reference.partition("://")[0].lower() in CLOUD_SCHEMES:
                 return self._label_studio.cloud_url(reference, task)
-            return _http_url(reference)
+            url = _http_url(reference)
+            return self._label_studio.local_file_url(url) or url
         except SiteError as error:
             raise ImageError(str(error), error.kind) from None
         except httpx.InvalidURL:
@@ -141,7 +147,16 @@ class ImageFetcher:
         if response.is_success:
             return
         if status == httpx.codes.NOT_FOUND:
-            raise ImageError(f"There is no image at {_redacted(url)} (HTTP 404).", "not_found")
+            raise ImageError(
+                f"There is no image at {_redacted(url)} (HTTP 404){self._why_missing(url)}.", "not_found"
+            )
+        if _is_signed(url) and status in (400, 401, 403):
+            raise ImageError(
+                f"The signed link to {_redacted(url)} has expired or is not valid (HTTP {status}): "
+                "synchronise the storage in Label Studio again, or import the images with links that last "
+                "longer.",
+                "denied",
+            )
         if status not in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
             raise ImageError(f"{_redacted(url)} answered HTTP {status} instead of an image.", "unreachable")
         if not self._label_studio.owns(url):
@@ -151,6 +166,15 @@ class ImageFetcher:
         else:
             remedy = "LABEL_STUDIO_API_KEY is not valid there or may not see this project"
         raise ImageError(f"Access to {_redacted(url)} was refused (HTTP {status}): {remedy}.", "denied")
+
+    def _why_missing(self, url: httpx.URL) -> str:
+        if url.fragment:
+            return '; a "#" in a file\'s name must be written as %23 in its address'
+        if self._label_studio.owns(url) and LOCAL_FILES in url.path:
+            return "; the project needs a Local Files storage whose folder holds the file"
+        if self._label_studio.owns(url) and RESOLVE.search(url.path):
+            return "; the project needs a cloud storage (Settings > Cloud Storage) that holds the file"
+        return ""
 
     async def _body(self, response: httpx.Response) -> bytes:
         announced = response.headers.get("Content-Length", "")
@@ -183,6 +207,11 @@ class ImageFetcher:
     def _too_large(self) -> ImageError:
         limit = f"{self._max_bytes / 2**20:g} MiB"
         return ImageError(f"The image file is larger than {limit} (MAX_IMAGE_BYTES).", "too_large")
+
+
+def _is_signed(url: httpx.URL) -> bool:
+    """Whether a link carries a signature that ends (S3, Google Cloud, Azure, CloudFront)."""
+    return not SIGNATURES.isdisjoint(name.lower() for name in url.params)
 
 
 def _http_url(text: str) -> httpx.URL:
