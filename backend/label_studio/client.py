@@ -82,6 +82,11 @@ class LabelStudioClient:
         """Store a prediction of a task."""
         self._request("POST", "/api/predictions/", json={"task": task, **prediction})
 
+    def backend_titles(self, project: str) -> list[str]:
+        """Return the titles of the ML backends that a project is connected to."""
+        response = self._request("GET", "/api/ml/", params={"project": project})
+        return [str(backend.get("title", "")) for backend in response]
+
     def set_version(self, project: str, version: str) -> None:
         """Make `version` the one whose predictions the project shows and orders its tasks by."""
         self._request("PATCH", f"/api/projects/{project}/", json={"model_version": version})

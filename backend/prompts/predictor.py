@@ -24,6 +24,7 @@ from backend.prompts.prefetcher import Prefetcher
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
 from backend.prompts.request import Context, PredictRequest, Task
+from backend.prompts.shown_version import ShownVersion
 from backend.prompts.tasks import (
     BadTask,
     batch_prompt,
@@ -76,6 +77,7 @@ class Predictor:
         self._proposals = ProposalLog(database)
         self._late = LatePredictions(settings, self._model)
         self._prefetcher = Prefetcher(self._model)
+        self._shown_version = ShownVersion(settings)
 
     async def predict(self, request: PredictRequest) -> list[Prediction | list[Prediction]]:
         """Answer a request.
@@ -144,6 +146,7 @@ class Predictor:
         """End the background tasks and close the connections to Redis."""
         await self._late.aclose()
         await self._prefetcher.aclose()
+        await self._shown_version.aclose()
         await self._proposals.aclose()
         await self._queue.aclose()
 
@@ -218,6 +221,8 @@ class Predictor:
 
     async def _build(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
         self._proposals.record(job, result)
+        if job.priority == "batch" and job.project is not None:
+            self._shown_version.update(job.project, result.model_version)
         return await asyncio.to_thread(
             build_prediction, result, config, job.prompt, self._settings.model_score_threshold
         )

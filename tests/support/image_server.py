@@ -57,7 +57,7 @@ def running_server(tls: SSLContext | None = None) -> Iterator[ImageServer]:
             with suppress(BrokenPipeError, ConnectionResetError):  # a fetcher that hangs up, as it should
                 server.routes.get(self.path.partition("?")[0], reply(status=404))(self)
 
-        do_GET = do_POST = _answer
+        do_GET = do_POST = do_PATCH = _answer
 
         def log_message(self, format: str, *args: object) -> None: ...
 
