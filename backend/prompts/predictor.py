@@ -24,11 +24,13 @@ from backend.prompts.prefetcher import Prefetcher
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
 from backend.prompts.request import Context, PredictRequest, Task
+from backend.prompts.shapes import without_speckles
 from backend.prompts.shown_version import ShownVersion
 from backend.prompts.tasks import (
     BadTask,
     batch_prompt,
     earlier_prompts,
+    newest_item_index,
     newest_text,
     own_prompt,
     project_id,
@@ -121,6 +123,7 @@ class Predictor:
             NotReady: There is no result after `wait_s`.
             QueueUnavailable: Redis cannot be used.
         """
+        config = config.for_task(task.data)
         job = segment_job(task, batch_prompt(task, config), config, project, "batch")
         return await self._build(job, await self._model.ask(job, wait_s), config)
 
@@ -159,6 +162,7 @@ class Predictor:
         prompt = newest_text(context.result, config.prompt)
         if not prompt:
             return NO_PROMPT
+        config = config.for_task(task.data, newest_item_index(context.result, config.prompt))
         try:
             job = segment_job(task, prompt, config, project, "interactive")
             job = await self._with_history(job, task)
@@ -207,20 +211,25 @@ class Predictor:
         jobs = {}
         may_be_opened = len(tasks) == 1 and config.prompt is not None
         for index, task in enumerate(tasks):
+            of_task = config.for_task(task.data)
             try:
-                if may_be_opened and not own_prompt(task, config):
-                    self._prefetcher.start(warm_job(task, config, project))
+                if may_be_opened and not own_prompt(task, of_task):
+                    self._prefetcher.start(warm_job(task, of_task, project))
                 else:
-                    jobs[index] = segment_job(task, batch_prompt(task, config), config, project, "batch")
+                    jobs[index] = segment_job(task, batch_prompt(task, of_task), of_task, project, "batch")
             except BadTask as error:
                 log.warning("project %s, task %d gets no prediction: %s", project, task.id, error)
         return jobs
 
     def _pending(self, task: Task, job: SegmentJob, config: LabelConfig) -> PendingPrediction:
-        return PendingPrediction(task.id, job, lambda result: self._build(job, result, config))
+        of_task = config.for_task(task.data)
+        return PendingPrediction(task.id, job, lambda result: self._build(job, result, of_task))
 
     async def _build(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
-        self._proposals.record(job, result)
+        result = await asyncio.to_thread(without_speckles, result, self._settings.min_region_share)
+        # Only a task's first image is learned from.
+        if not config.item_index:
+            self._proposals.record(job, result)
         if job.priority == "batch" and job.project is not None:
             self._shown_version.update(job.project, result.model_version)
         return await asyncio.to_thread(

@@ -40,6 +40,30 @@ def test_it_says_where_things_are_and_what_would_work_better() -> None:
     assert 'Every task must have the field "what"' in advice
 
 
+SHAPES = """<View>
+  <Image name="page" valueList="$pages"/><Image name="map" value="$map"/>
+  <TextArea name="ask" toName="page" smart="true" smartOnly="true"/>
+  <RectangleLabels name="box" toName="page" value="$classes"/>
+  <PolygonLabels name="outline" toName="page"><Label value="Cup"/></PolygonLabels>
+  <Brush name="brush" toName="page"/><Labels name="classes" toName="page"><Label value="Book"/></Labels>
+  <BrushLabels name="areas" toName="map"><Label value="Lake"/></BrushLabels>
+  <KeyPointLabels name="points" toName="page"><Label value="Eye"/></KeyPointLabels>
+</View>"""
+
+
+def test_it_says_which_shapes_are_made_and_what_is_not_supported() -> None:
+    facts = "\n".join(explain(SHAPES).facts)
+    assert 'image: <Image name="page">, from the field "pages"' in facts
+    assert 'masks: <Brush name="brush"> with <Labels name="classes">, 1 labels: Book' in facts
+    assert 'polygons: <PolygonLabels name="outline">, 1 labels: Cup' in facts
+    assert 'rectangles: <RectangleLabels name="box">, labels from the field "classes" of each task' in facts
+    assert "goes to the first of these that has its label" in facts
+    assert 'from: <BrushLabels name="areas">, <KeyPointLabels name="points">' in facts
+    assert 'not read: <Image name="map">' in facts
+    assert "only the first one is learned from" in facts
+    assert "rectangles teach nothing" in facts
+
+
 def test_what_cannot_be_used_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.xml").write_text("<View/>")
     assert main(["check", str(tmp_path / "empty.xml")]) == 1
