@@ -197,7 +197,8 @@ def test_the_label_of_a_drawing_control_is_an_item_of_its_own(tag: str, kind: st
 
 def test_regions_say_which_of_several_images_they_are_on() -> None:
     config = read_config(
-        '<View><Image name="image" valueList="$pages"/><TextArea name="answer" toName="image" perItem="true"/>'
+        '<View><Image name="image" valueList="$pages"/>'
+        '<TextArea name="answer" toName="image" perItem="true"/>'
         f"{control('BrushLabels', 'Cup')}</View>"
     ).for_task({"pages": ["a", "b"]}, 1)
     *_, region, answer = build_prediction(segmented(("cup", square(9), 0.9)), config, "cup")["result"]
