@@ -10,6 +10,8 @@ import numpy.typing as npt
 from backend.label_studio.brush_rle import Mask
 
 Points = npt.NDArray[np.float64]  # (n, 2), x and y in pixels; pixel (0, 0) reaches from 0 to 1
+MAX_CROSSINGS = 2**20  # of edges and rows that are computed at once
+
 _Ints = npt.NDArray[np.intp]
 
 
@@ -89,15 +91,20 @@ def fill(points: Points, height: int, width: int) -> Mask:
     start, end = points, np.roll(points, -1, axis=0)
     first = np.ceil(np.minimum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.intp)
     last = np.ceil(np.maximum(start[:, 1], end[:, 1]) - 0.5).clip(0, height).astype(np.intp)
-    counts = last - first
-    edge = np.repeat(np.arange(len(points)), counts)
-    rows = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts - first, counts)
     run, rise = (end - start).T
     slope = run / np.where(rise == 0, 1, rise)  # level edges cross no row's centre
-    crossing = start[edge, 0] + (rows + 0.5 - start[edge, 1]) * slope[edge]
-    columns = np.ceil(crossing - 0.5).clip(0, width).astype(np.intp)
-    np.logical_xor.at(toggles, (rows, columns), True)
-    return np.logical_xor.accumulate(toggles, axis=1)[:, :width]
+    counts = last - first
+    # In blocks, so that memory is bounded for any polygon.
+    block_ends = np.flatnonzero(np.diff(np.cumsum(counts) // MAX_CROSSINGS)) + 1
+    for edges in np.split(np.arange(len(points)), block_ends):
+        edge = np.repeat(edges, counts[edges])
+        before = np.cumsum(counts[edges]) - counts[edges]
+        rows = np.arange(len(edge)) - np.repeat(before - first[edges], counts[edges])
+        crossing = start[edge, 0] + (rows + 0.5 - start[edge, 1]) * slope[edge]
+        columns = np.ceil(crossing - 0.5).clip(0, width).astype(np.intp)
+        np.logical_xor.at(toggles, (rows, columns), True)
+    filled: Mask = np.logical_xor.accumulate(toggles, axis=1)[:, :width]
+    return filled
 
 
 def without_small_parts(mask: Mask, min_area: float) -> Mask:

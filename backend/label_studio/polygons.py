@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from backend.label_studio.brush_rle import Mask
+from backend.label_studio.brush_rle import MAX_PIXELS, Mask
 from backend.label_studio.contours import Loop, Points, fill, signed_area, trace
 
 MAX_POLYGONS = 20  # for one mask; the largest parts
@@ -24,7 +24,7 @@ TOLERANCE_PX = 1.0
 TOLERANCE_SHARE = 0.005
 COARSER = 1.5  # the step in which the tolerance grows until the points suffice
 DECIMALS = 3  # of a percent: a twentieth of a pixel in 5,000
-MAX_READ_POINTS = 100_000
+MAX_READ_POINTS = 10_000
 
 
 def to_polygons(mask: Mask) -> list[list[list[float]]]:
@@ -47,12 +47,10 @@ def to_polygons(mask: Mask) -> list[list[list[float]]]:
         around = [index for index, part in enumerate(parts) if _encloses(part, hole.points[0] + (0.5, -0.5))]
         if around and hole.area >= MIN_HOLE_SHARE * parts[around[-1]].area:
             outlines[around[-1]].append(_simplified(hole.points, _tolerance(hole)))
-    factor = 1.0
+    tolerance = _tolerance(parts[0]) if parts else 0
     while sum(len(points) for outline in outlines for points in outline) > MAX_POINTS_IN_ALL:
-        factor *= COARSER
-        outlines = [
-            [_simplified(points, TOLERANCE_PX * factor) for points in outline] for outline in outlines
-        ]
+        tolerance *= COARSER
+        outlines = [[_simplified(points, tolerance) for points in outline] for outline in outlines]
     scale = 100 / np.array([width, height])
     return [(_joined(outline) * scale).round(DECIMALS).tolist() for outline in outlines]
 
@@ -68,6 +66,8 @@ def from_polygon(points: object, height: int, width: int) -> Mask:
     Raises:
         ValueError: It is no polygon.
     """
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"a polygon's image has at most {MAX_PIXELS} pixels")
     try:
         array = np.asarray(points, dtype=np.float64)
     except (TypeError, ValueError):
@@ -93,20 +93,25 @@ def _tolerance(loop: Loop) -> float:
 
 def _simplified(points: Points, tolerance: float) -> Points:
     """Return fewer points, at most MAX_POINTS, that stay within the tolerance."""
-    points = _douglas_peucker(points[:: len(points) // MAX_TRACED_POINTS + 1], tolerance)
-    while len(points) > MAX_POINTS:
+    points = points[:: len(points) // MAX_TRACED_POINTS + 1]
+    while (kept := _douglas_peucker(points, tolerance)) is None:
         tolerance *= COARSER
-        points = _douglas_peucker(points, tolerance)
-    return points
+    return kept
 
 
-def _douglas_peucker(points: Points, tolerance: float) -> Points:
-    """Return the points of a closed outline that Douglas and Peucker's algorithm keeps; at least three."""
+def _douglas_peucker(points: Points, tolerance: float) -> Points | None:
+    """Return the points of a closed outline that Douglas and Peucker's algorithm keeps.
+
+    Returns:
+        Three points or more; None if there would be more than MAX_POINTS.
+    """
     farthest = int(np.square(points - points[0]).sum(axis=1).argmax())
     closed = np.vstack([points, points[:1]])
     keep = {0, farthest}
     spans = [(0, farthest), (farthest, len(points))]
     while spans:
+        if len(keep) > MAX_POINTS:
+            return None
         start, end = spans.pop()
         if end - start < 2:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -121,3 +123,13 @@ def test_what_is_no_polygon_is_refused(points: object) -> None:
 
 def test_points_outside_the_image_are_allowed() -> None:
     assert from_polygon([[-50, -50], [150, -50], [150, 150], [-50, 150]], 6, 8).all()
+
+
+def test_a_polygon_that_crosses_every_row_again_and_again_is_filled_in_little_memory() -> None:
+    zigzag = [[point % 100, 0 if point % 2 else 100] for point in range(4000)]
+    tracemalloc.start()
+    from_polygon(zigzag, 3000, 400)
+    assert tracemalloc.get_traced_memory()[1] < 150e6
+    tracemalloc.stop()
+    with pytest.raises(ValueError, match="pixels"):
+        from_polygon(zigzag, 90_000, 90_000)
