@@ -95,8 +95,12 @@ def _rectangle(mask: Mask) -> dict[str, Any]:
 
 
 def _png_url(mask: Mask) -> str:
-    """A PNG of the mask as a data URL, black on transparent."""
-    alpha = Image.fromarray(mask.astype(np.uint8) * 255)
+    """A PNG of the mask as a data URL, black on transparent.
+
+    It has a palette of two colours, one bit a pixel: smaller and several times as fast as grey with alpha.
+    """
+    picture = Image.fromarray(mask.astype(np.uint8))
+    picture.putpalette(bytes(2 * 3))
     file = io.BytesIO()
-    Image.merge("LA", (Image.new("L", alpha.size), alpha)).save(file, "PNG")
+    picture.save(file, "PNG", bits=1, transparency=bytes([0, 255]))
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
