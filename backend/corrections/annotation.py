@@ -11,9 +11,9 @@ from typing import Any, TypeGuard
 import numpy as np
 from PIL import Image
 
-from backend.corrections.strokes import paint
 from backend.label_studio import brush_rle
 from backend.label_studio.brush_rle import ALPHA_THRESHOLD, Mask
+from backend.label_studio.strokes import paint
 from label_config import LabelConfig
 
 MAX_SIDE = 100_000  # pixels

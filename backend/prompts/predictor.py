@@ -20,8 +20,10 @@ from collections.abc import Sequence
 from backend.prompts.follow_up import follow_up
 from backend.prompts.late_predictions import LatePredictions, PendingPrediction
 from backend.prompts.model_client import JobFailed, ModelClient, NotReady
+from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.prefetcher import Prefetcher
 from backend.prompts.proposal_log import ProposalLog
+from backend.prompts.refining import LatestMasks, build_refinement, name_of
 from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
 from backend.prompts.request import Context, PredictRequest, Task
 from backend.prompts.shown_version import ShownVersion
@@ -38,6 +40,7 @@ from backend.prompts.tasks import (
 from backend.settings import BackendSettings
 from label_config import ConfigError, LabelConfig, read_config
 from worker.jobs.contract import SegmentJob, SegmentResult, Turn
+from worker.jobs.masks import from_rle, to_rle
 from worker.jobs.queue import QueueUnavailable, SegmentQueue
 from worker.store import Database
 from worker.store.registry import Registry
@@ -78,6 +81,7 @@ class Predictor:
         self._late = LatePredictions(settings, self._model)
         self._prefetcher = Prefetcher(self._model)
         self._shown_version = ShownVersion(settings)
+        self._latest_masks = LatestMasks()
 
     async def predict(self, request: PredictRequest) -> list[Prediction | list[Prediction]]:
         """Answer a request.
@@ -156,10 +160,13 @@ class Predictor:
     async def _interactive(
         self, task: Task, context: Context, config: LabelConfig, project: str | None
     ) -> Prediction:
+        pointing = read_pointing(context.result, config)
         prompt = newest_text(context.result, config.prompt)
-        if not prompt:
+        if not prompt and pointing is None:
             return NO_PROMPT
         try:
+            if pointing is not None:
+                return await self._refine(task, pointing, config, project)
             job = segment_job(task, prompt, config, project, "interactive")
             job = await self._with_history(job, task)
             result = await self._model.ask(job, self._settings.predict_wait_s)
@@ -169,6 +176,23 @@ class Predictor:
             if config.answer is None:
                 raise RequestRefused(str(error), 400 if isinstance(error, BadTask) else 503) from error
             return {"result": answer_item(config, str(error))}
+
+    async def _refine(
+        self, task: Task, pointing: Pointing, config: LabelConfig, project: str | None
+    ) -> Prediction:
+        region = await asyncio.to_thread(region_pointed_at, pointing, task, config)
+        mask = None if region is None else self._latest_masks.current(task.id, region)
+        job = segment_job(task, name_of(region, config), config, project, "interactive").model_copy(
+            update={
+                "clicks": pointing.clicks,
+                "box": pointing.box,
+                "mask": None if mask is None else await asyncio.to_thread(to_rle, mask),
+            }
+        )
+        result = await self._model.ask(job, self._settings.predict_wait_s)
+        if region is not None and result.targets:
+            self._latest_masks.remember(task.id, region, from_rle(result.targets[0].mask))
+        return await asyncio.to_thread(build_refinement, result, config, pointing, region)
 
     async def _batch(
         self, tasks: Sequence[Task], config: LabelConfig, project: str | None

@@ -114,6 +114,19 @@ def answer_item_without_config(xml: str, text: str) -> ResultItem | None:
     return None
 
 
+def mask_value(mask: Mask, config: LabelConfig, labels: list[str]) -> ResultItem:
+    """Make the `value` of a region of the project's mask control.
+
+    Args:
+        mask: The mask, shape (height, width).
+        config: The project's labeling configuration.
+        labels: The region's labels; may be empty.
+    """
+    if config.mask.kind == "brushlabels":
+        return {"format": "rle", "rle": brush_rle.encode(mask), config.mask.kind: labels}
+    return {"imageDataURL": _png_url(mask), config.mask.kind: labels}
+
+
 def region_id(job: str, index: int) -> str:
     """Return the id of the region that shows target `index` of a job."""
     return hashlib.sha1(f"{job}:{index}".encode(), usedforsecurity=False).hexdigest()[:ITEM_ID_CHARS]
@@ -137,11 +150,7 @@ def _region(
     result: SegmentResult, config: LabelConfig, prompt: str, index: int, target: TargetResult
 ) -> ResultItem:
     label = map_label(target.phrase, config)
-    mask = from_rle(target.mask)
-    if config.mask.kind == "brushlabels":
-        value: ResultItem = {"format": "rle", "rle": brush_rle.encode(mask)}
-    else:
-        value = {"imageDataURL": _png_url(mask)}
+    value = mask_value(from_rle(target.mask), config, [label] if label else [])
     origin = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
     return {
         "id": region_id(result.job_id, index),
@@ -151,7 +160,7 @@ def _region(
         "original_width": result.width,
         "original_height": result.height,
         "image_rotation": 0,
-        "value": value | {config.mask.kind: [label] if label else []},
+        "value": value,
         "score": target.score,
         "origin": "prediction",
         "meta": {"text": [target.phrase], "pixellm": origin},

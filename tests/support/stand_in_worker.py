@@ -49,6 +49,23 @@ class ObedientModel:
         note("\t".join(question.prompt for question in requests))
         return [obey(question) for question in requests]
 
+    def refine(
+        self,
+        image: Picture,
+        clicks: Sequence[tuple[float, float, bool]],
+        mask: np.ndarray | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> SimpleNamespace:
+        """The mask with the pixels of positive clicks added and those of negative ones removed."""
+        note(f"refine {len(clicks)} clicks, {'a' if mask is not None else 'no'} mask, box {box}")
+        result = np.zeros(image.original, bool) if mask is None else mask.copy()
+        if box is not None:
+            left, top, right, bottom = (round(side) for side in box)
+            result[top:bottom, left:right] = True
+        for x, y, positive in clicks:
+            result[int(y), int(x)] = positive
+        return SimpleNamespace(phrase="", mask=result, score=0.5, box=(0, 0, 1, 1))
+
     def prepare(self, image: Image.Image) -> Picture:
         return SimpleNamespace(original=(image.height, image.width), nbytes=4 * image.width * image.height)
 

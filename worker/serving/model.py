@@ -79,6 +79,28 @@ class Model(Protocol):
             the model cannot take the prompt.
         """
 
+    def refine(
+        self,
+        image: Picture,
+        clicks: Sequence[tuple[float, float, bool]],
+        mask: npt.NDArray[np.bool_] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> ModelTarget:
+        """Correct or begin the mask of one object.
+
+        Args:
+            image: The image, as `prepare` left it.
+            clicks: x and y in pixels, and whether the point belongs to the object.
+            mask: The current mask, (height, width); None to begin one.
+            box: x0, y0, x1, y1 in pixels, end exclusive; the object lies within.
+
+        Returns:
+            The object; every positive click lies in its mask and no negative one does.
+
+        Raises:
+            ValueError: The clicks, the box or the mask cannot be used; the message is a sentence.
+        """
+
     def prepare(self, image: Image.Image) -> Picture:
         """Reduce an image (mode RGB) to what the model needs of it. Called from several threads."""
 
