@@ -52,7 +52,8 @@ def _run(arguments: argparse.Namespace) -> int:
         proved = _prove(stack, arguments.image.resolve(), arguments.prompt)
         if arguments.once:
             return 0 if proved else 1
-        print("  Type a prompt above the image, press Enter, accept the masks, Submit.")
+        print("  Switch on Auto-Annotation in the bar below the image. Type a prompt above it, press Enter,")
+        print("  accept the masks with the tick in the bar, then Submit.")
         print("  Ctrl-C stops everything.", flush=True)
         try:
             ended = stack.services.watch()
