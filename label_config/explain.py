@@ -79,6 +79,14 @@ def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str
         if config.prompt
         else "prompts: none can be typed; masks come as predictions only"
     )
+    pointing = [
+        f'<{element.tag} name="{element.get("name", "")}">'
+        for element in elements
+        if element.tag.lower() in ("keypoint", "rectangle")
+        and _lower(element).get("smart", "true") != "false"
+    ]
+    if pointing:
+        facts.append(f"points and boxes: {' and '.join(pointing)} correct the mask they are on, or begin one")
     facts.append(f'batches ask: the field "{config.task_prompt_key}" of a task, else every label by its name')
     facts.append(
         f'answer and messages: shown in <TextArea name="{config.answer}">'
