@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from PIL import Image
 from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
@@ -42,8 +41,6 @@ def serve(
         The exit code of the process.
     """
     configure_logging(settings.log_level)
-    # Pillow's own limit would refuse what a raised MAX_IMAGE_PIXELS allows.
-    Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
     try:
         with connect(settings.redis_url) as redis:
             redis.ping()
