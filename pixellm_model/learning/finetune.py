@@ -11,9 +11,9 @@ import json
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, get_args, get_type_hints
 
 import torch
 from torch import nn
@@ -88,21 +88,30 @@ class FineTuneRecipe(LossRecipe):
         """Read a recipe from a JSON object with some of the fields.
 
         Raises:
-            DataError: the file cannot be read, a field is unknown or a value is not a number.
+            DataError: The file cannot be read, a field is unknown, or a value is not a number where the field
+                takes one.
         """
         try:
             values = json.loads(path.read_text("utf-8"))
         except (OSError, ValueError) as error:
             raise DataError(f"The recipe {path} cannot be read: {error}.") from None
-        known = {field.name: type(field.default) for field in fields(cls)}
+        types = get_type_hints(cls)
         if not isinstance(values, dict):
             raise DataError(f"The recipe {path} is not a JSON object.")
         for name, value in values.items():
-            if name not in known:
-                raise DataError(f"The recipe {path} has {name!r}; use {', '.join(sorted(known))}.")
-            if isinstance(value, str | list | dict):
+            if name not in types:
+                raise DataError(f"The recipe {path} has {name!r}; use {', '.join(sorted(types))}.")
+            if not _accepts(types[name], value):
                 raise DataError(f"The recipe {path} gives {name!r} the value {value!r:.40}; give a number.")
         return cls(**values)
+
+
+def _accepts(field_type: Any, value: object) -> bool:
+    """Whether a value from JSON is a number, or a truth value or null where the field's type has it."""
+    types = get_args(field_type) or (field_type,)
+    if value is None or isinstance(value, bool):
+        return type(value) in types
+    return isinstance(value, int | float)
 
 
 @dataclass(frozen=True)

@@ -224,10 +224,29 @@ def test_a_run_that_cannot_work_says_why(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         fine_tune(tiny, samples(), replace(QUICK, lr=1e30), tmp_path / "nan", "cpu", quiet=True)
     assert not (tmp_path / "nan" / "adapter").exists()
-    for text, reason in (('{"speed": 1}', "has 'speed'"), ('{"lr": "x"}', "give a number"), ("[", "be read")):
-        (tmp_path / "recipe.json").write_text(text)
-        with pytest.raises(DataError, match=reason):
-            FineTuneRecipe.from_file(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"speed": 1}', "has 'speed'"),
+        ('{"lr": "x"}', "give a number"),
+        ('{"lr": null}', "give a number"),
+        ('{"epochs": true}', "give a number"),
+        ('{"max_drawn": false}', "give a number"),
+        ("[", "be read"),
+    ],
+)
+def test_a_recipe_file_with_an_unusable_value_says_which(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        FineTuneRecipe.from_file(tmp_path / "recipe.json")
+
+
+def test_a_recipe_file_may_use_null_and_truth_values_where_the_field_does(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"bf16": true, "max_drawn": null, "refine": true, "epochs": 3}')
+    recipe = FineTuneRecipe.from_file(tmp_path / "recipe.json")
+    assert (recipe.bf16, recipe.max_drawn, recipe.refine, recipe.epochs) == (True, None, True, 3)
 
 
 @pytest.mark.slow
