@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -199,15 +202,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     from pixellm_model.data import read_samples
     from pixellm_model.engine.segmenter import Segmenter
     from pixellm_model.measuring.evaluation import evaluate
-    from pixellm_model.measuring.report import Gallery, write_report
+    from pixellm_model.measuring.report import WorstAnswers, write_report
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype)
     if args.adapter:
         segmenter = segmenter.with_adapter(args.adapter)
-    gallery = Gallery()
+    worst_answers = WorstAnswers()
     with_progress = tqdm(samples, unit="image", file=sys.stderr, disable=None)
-    evaluation = evaluate(segmenter, with_progress, args.compat, gallery.add)
+    evaluation = evaluate(segmenter, with_progress, args.compat, worst_answers.add)
     evaluation.skipped += samples.skipped
     if args.json:
         print(json.dumps(evaluation.as_json()))
@@ -218,7 +221,7 @@ def _evaluate(args: argparse.Namespace) -> None:
         if evaluation.skipped:
             print(f"  ! {len(evaluation.skipped)} records left out, the first: {evaluation.skipped[0]}")
     if args.out:
-        print(f"report: {write_report(evaluation, gallery, args.out)}", file=sys.stderr)
+        print(f"report: {write_report(evaluation, worst_answers, args.out)}", file=sys.stderr)
 
 
 def _train(args: argparse.Namespace) -> None:
@@ -233,7 +236,22 @@ def _train(args: argparse.Namespace) -> None:
     recipe = FineTuneRecipe.from_file(args.recipe) if args.recipe else FineTuneRecipe()
     options = {name: getattr(args, name) for name in ("epochs", "lr", "batch_size", "seed")}
     recipe = replace(recipe, **{name: value for name, value in options.items() if value is not None})
-    print(f"adapter: {fine_tune(args.base, samples, recipe, args.out, args.device)}")
+    with _log_on_stdout("pixellm_model.learning.finetune"):
+        print(f"adapter: {fine_tune(args.base, samples, recipe, args.out, args.device)}")
+
+
+@contextmanager
+def _log_on_stdout(name: str) -> Iterator[None]:
+    """Print the messages of a logger within the context."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -159,7 +159,7 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
     assert row["total_predictions"] == 1
 
     registry = Registry(loop.settings)
-    pointer = registry.pointer(str(project))
+    pointer = registry.serving_pointer(str(project))
     assert pointer is not None and pointer.adapter is not None
     done = command(loop, "versions", "rollback", "--project", str(project))
     assert "the base" in done
@@ -180,7 +180,7 @@ def test_poison_is_rejected(loop: Loop) -> None:
     _, before = loop.ask(project, backend, loop.scenes[-1])
     run = loop.train(project, backend)
     assert run.state == "rejected" and run.verdict and not run.verdict["promote"], run.error
-    assert Registry(loop.settings).pointer(str(project)) is None
+    assert Registry(loop.settings).serving_pointer(str(project)) is None
     _, after = loop.ask(project, backend, loop.scenes[-1])
     assert [region["value"] for region in after] == [region["value"] for region in before]
     assert run.verdict["why"] in command(loop, "versions", "list")

@@ -131,7 +131,9 @@ def test_a_killed_run_goes_on_where_it_was(corrected: Learner) -> None:
     manifest = Registry(corrected.settings).manifest(run.version.partition("+")[2])
     assert manifest.verdict == run.verdict and manifest.snapshot == run.data["snapshot"]
     assert manifest.project == "1" and manifest.recipe["max_steps"] == 30
-    table = json.loads((Registry(corrected.settings).folder(manifest.adapter) / "samples.json").read_text())
+    table = json.loads(
+        (Registry(corrected.settings).verified_folder(manifest.adapter) / "samples.json").read_text()
+    )
     assert {row["set"] for row in table} == {"held_out", "regression"}
 
     again = corrected.verdict(corrected.request())
@@ -185,7 +187,7 @@ def test_a_run_that_fails_says_why_and_changes_nothing(corrected: Learner) -> No
     run = corrected.verdict(corrected.request())
     assert run.state == "failed" and "lower the learning rate" in (run.error or "")
     assert Registry(corrected.settings).versions() == []
-    assert Registry(corrected.settings).pointer("1") is None
+    assert Registry(corrected.settings).serving_pointer("1") is None
 
 
 @pytest.mark.parametrize("learner", [{"max_steps": 4000}], indirect=True)

@@ -77,7 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
 }
 # Programs put everything together; nothing imports them. `label_config/__main__.py` is one: its
-# `check --project` uses the backend's client of Label Studio, while the reader itself imports no other folder.
+# `check --project` uses the backend's client of Label Studio, while the reader imports no other folder.
 ENTRY_POINTS = {"__main__.py", "backend/label_studio_ml.py", "pixellm_model/__init__.py"}
 WITHOUT_TORCH = ("backend", "label_config", "worker/jobs", "worker/images", "worker/store")
 FOREIGN = {

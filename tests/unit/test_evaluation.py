@@ -16,7 +16,7 @@ from pixellm_model.engine.answers import Segmentation, Target
 from pixellm_model.errors import DataError
 from pixellm_model.masks import mask_box
 from pixellm_model.measuring.evaluation import evaluate
-from pixellm_model.measuring.report import Gallery, write_report
+from pixellm_model.measuring.report import WorstAnswers, write_report
 from pixellm_model.samples import Question, Sample
 
 LEFT, RIGHT = (np.zeros((20, 30), bool) for _ in range(2))
@@ -89,10 +89,10 @@ def test_nothing_to_ask_is_an_error() -> None:
 
 
 def test_the_report_shows_the_worst_first_and_runs_nothing(tmp_path: Path) -> None:
-    gallery = Gallery(3)
-    evaluation = evaluate(ScriptedModel(MASKS), [sample()], watch=gallery.add)
-    page = write_report(evaluation, gallery, tmp_path).read_text()
-    assert [row.question for row, _ in gallery.worst_first()] == ["refused", "left", "both"]
+    worst_answers = WorstAnswers(3)
+    evaluation = evaluate(ScriptedModel(MASKS), [sample()], on_answer=worst_answers.add)
+    page = write_report(evaluation, worst_answers, tmp_path).read_text()
+    assert [row.question for row, _ in worst_answers.worst_first()] == ["refused", "left", "both"]
     assert page.index("refused") < page.index("<b>left") < page.index("<b>both")
     assert "<script>" not in page and "scripted &lt;1&gt;" in page and "&lt;script&gt;" in page
     assert page.count("data:image/jpeg") == 9

@@ -11,7 +11,7 @@ from test_scenes import NOUNS
 
 from pixellm_model.engine.segmenter import MINI
 from pixellm_model.samples import PLACEHOLDER, Question
-from pixellm_model.synthetic.followups import follow_up, only, too, without
+from pixellm_model.synthetic.followups import add_one, drop_some, follow_up, keep_one
 from pixellm_model.synthetic.nouns import Nouns
 from pixellm_model.synthetic.questions import Questioner
 from pixellm_model.synthetic.templates import wordings
@@ -86,7 +86,7 @@ def first_turn() -> Question:
 
 
 def test_only_keeps_the_one_that_is_meant(nouns: Nouns) -> None:
-    for question in asked(lambda seed: only(asker(nouns, seed), first_turn())):
+    for question in asked(lambda seed: keep_one(asker(nouns, seed), first_turn())):
         assert question.history == (("all cups", first_turn().answer),)
         (kept,) = question.masks
         wanted = {
@@ -103,14 +103,14 @@ def test_only_keeps_the_one_that_is_meant(nouns: Nouns) -> None:
 
 
 def test_too_adds_and_without_takes_away(nouns: Nouns) -> None:
-    for question in asked(lambda seed: too(asker(nouns, seed), first_turn())):
+    for question in asked(lambda seed: add_one(asker(nouns, seed), first_turn())):
         assert [same(a, b) for a, b in zip(question.masks, (CUP, OTHER_CUP), strict=False)] == [True, True]
         if len(question.masks) == 3:
             assert "book" in question.text and same(question.masks[2], BOOK)
         else:
             assert "no " in question.answer
     mixed = Question("all", "cup is {seg} and book is {seg}.", (CUP, BOOK), ("cup", "book"))
-    for question in asked(lambda seed: without(asker(nouns, seed), mixed)):
+    for question in asked(lambda seed: drop_some(asker(nouns, seed), mixed)):
         (kept,) = question.masks
         assert same(kept, BOOK if "cup" in question.text else CUP)
 

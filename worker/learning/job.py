@@ -232,7 +232,7 @@ class Retraining:
         serving = plan.base
         _, served_adapter = split_name(plan.parent)
         if served_adapter is not None:
-            serving = plan.base.with_adapter(self.registry.folder(served_adapter), served_adapter)
+            serving = plan.base.with_adapter(self.registry.verified_folder(served_adapter), served_adapter)
         evaluation = CandidateEvaluation(
             self.settings, plan.base, serving, plan.snapshot, self._yield_to_annotators
         )

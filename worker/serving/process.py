@@ -1,4 +1,4 @@
-"""The segmentation worker's process: connect, load the model, serve until told to stop."""
+"""The segmentation worker's process: connect, load the model, serve until asked to stop by a signal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def serve(
     load: Callable[[WorkerSettings], tuple[Model, str]],
     worker_class: type[WarmWorker] = WarmWorker,
 ) -> int:
-    """Run a segmentation worker until it is told to stop.
+    """Run a segmentation worker until it is asked to stop by a signal.
 
     The worker's status is published before the model is loaded; jobs wait in the queue meanwhile.
 
@@ -61,7 +61,7 @@ def serve(
         images = ImageCache(ImageFetcher(settings), model.prepare, settings.image_cache_bytes)
         versions = Versions(model, Registry(settings), settings.adapters_kept)
         install(Engine(versions, images, settings.worker_batch_size))
-        with suppress(StopRequested):  # told to stop before `work`
+        with suppress(StopRequested):  # asked to stop before `work`
             worker.ready(model.version, device, model.follows_up)
             log.info("ready: %s on %s", model.version, device)
             worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")
