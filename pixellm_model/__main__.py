@@ -228,7 +228,8 @@ def _train(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from pixellm_model.data import read_samples
-    from pixellm_model.learning.finetune import FineTuneRecipe, fine_tune
+    from pixellm_model.learning.finetune import fine_tune
+    from pixellm_model.learning.recipe import FineTuneRecipe
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     for reason in samples.skipped[:5]:

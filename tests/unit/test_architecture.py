@@ -211,7 +211,7 @@ def strings(path: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("names", [worker.jobs.names, backend.job_names])
 def test_every_job_path_leads_to_a_function_of_its_package(names: object) -> None:
-    package = names.__name__.split(".")[0]  # type: ignore[attr-defined]
+    package = names.__name__.split(".")[0]  # type: ignore[attr-defined]  # a module, typed as object
     paths = job_paths(names)
     assert paths
     for path in paths:

@@ -21,7 +21,8 @@ from pixellm_model import CheckpointError, Segmenter, adapter, checkpoint
 from pixellm_model.__main__ import main
 from pixellm_model.engine.segmenter import MINI
 from pixellm_model.errors import DataError
-from pixellm_model.learning.finetune import FineTuneRecipe, Progress, fine_tune
+from pixellm_model.learning.finetune import Progress, fine_tune
+from pixellm_model.learning.recipe import FineTuneRecipe
 from pixellm_model.samples import Question, Sample
 from support.tiny_model import write_tiny
 
@@ -146,7 +147,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny: Path, tmp_path: Path
     assert [p.step for p in seen] == [3, 4, 5, 6]
 
 
-def test_others_are_let_at_the_device_between_steps(tiny: Path, tmp_path: Path) -> None:
+def test_pause_is_called_before_each_step(tiny: Path, tmp_path: Path) -> None:
     paused: list[float] = []
     seen: list[Progress] = []
     fine_tune(
@@ -202,7 +203,7 @@ def test_what_is_no_adapter_of_this_base_is_refused(
 ) -> None:
     for file in (adapter.CONFIG, adapter.WEIGHTS):
         (tmp_path / file).write_bytes((trained / file).read_bytes())
-    damage(tmp_path)  # type: ignore[operator]
+    damage(tmp_path)  # type: ignore[operator]  # parameters are objects to mypy
     with pytest.raises(CheckpointError, match=reason):
         Segmenter.from_pretrained(tiny, device="cpu").with_adapter(tmp_path)
 

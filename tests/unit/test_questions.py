@@ -115,7 +115,7 @@ def test_too_adds_and_without_takes_away(nouns: Nouns) -> None:
         assert same(kept, BOOK if "cup" in question.text else CUP)
 
 
-def test_turns_pile_up_in_the_order_they_were_taken(nouns: Nouns) -> None:
+def test_the_history_holds_the_earlier_turns_in_order(nouns: Nouns) -> None:
     def third(seed: int) -> Question | None:
         second = follow_up(asker(nouns, seed), first_turn())
         return second and follow_up(asker(nouns, seed + 1), second)

@@ -30,7 +30,8 @@ from worker.store.tables import TrainingRun, now
 
 if TYPE_CHECKING:
     from pixellm_model import Segmenter
-    from pixellm_model.learning.finetune import FineTuneRecipe, Progress
+    from pixellm_model.learning.finetune import Progress
+    from pixellm_model.learning.recipe import FineTuneRecipe
     from worker.learning.candidate import Evaluated
 
 log = logging.getLogger(__name__)
