@@ -173,7 +173,7 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
 
 def test_a_version_trained_on_wrong_masks_is_rejected(loop: Loop) -> None:
     """With masks of other images the training loss falls, but held-out images do not get better."""
-    project, backend = loop.project("Poison")
+    project, backend = loop.project("Wrong masks")
     for scene, other in zip(loop.scenes[:-1], np.roll(np.arange(SCENES - 1), 7), strict=True):
         loop.correct(project, backend, scene, loop.scenes[other].sign)
     eventually(lambda: len(loop.corrections(project)) == SCENES - 1, "all corrections are understood", 60)

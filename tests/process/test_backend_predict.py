@@ -62,7 +62,7 @@ class TestPrompt:
         (again,) = ask(backend, prompted("the circle"))
         assert said(again) == said(prediction) and ready.seen() == ["the circle"]
 
-        # The newest of several texts counts, and the answer control beside it does not.
+        # The newest of several texts counts, and the answer control does not.
         body = payload("prompt_with_predictions")
         (newest,) = ask(backend, body)
         assert said(newest).startswith("segment the circle and the square, after")

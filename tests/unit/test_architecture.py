@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -210,8 +211,8 @@ def strings(path: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("names", [worker.jobs.names, backend.job_names])
-def test_every_job_path_leads_to_a_function_of_its_package(names: object) -> None:
-    package = names.__name__.split(".")[0]  # type: ignore[attr-defined]  # a module, typed as object
+def test_every_job_path_leads_to_a_function_of_its_package(names: ModuleType) -> None:
+    package = names.__name__.split(".")[0]
     paths = job_paths(names)
     assert paths
     for path in paths:

@@ -67,7 +67,7 @@ def test_figures_and_table_by_hand() -> None:
     assert figures["gIoU"] == pytest.approx(3 / 5)  # both: 1, 1; left: 1, an extra 0; refused: 0
     assert figures["precision"] == pytest.approx(3 / 4) and figures["recall"] == pytest.approx(3 / 4)
     assert figures["count_accuracy"] == pytest.approx(2 / 4)
-    assert figures["none_accuracy"] == 1.0  # an empty mask is shown to nobody
+    assert figures["none_accuracy"] == 1.0  # an empty mask is not shown
     # Both found, the extra mask free, and so is the empty one, the missed truth not: 4 and 1 of max(5, 4).
     assert figures["muse_gIoU"] == pytest.approx(5 / 5, abs=1e-4)
     assert [row.iou for row in evaluation.questions] == [1.0, 0.5, 1.0, 0.0]

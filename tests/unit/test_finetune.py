@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -199,11 +200,11 @@ def test_training_teaches(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_adapter_of_this_base_is_refused(
-    tiny: Path, trained: Path, tmp_path: Path, damage: object, reason: str
+    tiny: Path, trained: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
     for file in (adapter.CONFIG, adapter.WEIGHTS):
         (tmp_path / file).write_bytes((trained / file).read_bytes())
-    damage(tmp_path)  # type: ignore[operator]  # parameters are objects to mypy
+    damage(tmp_path)
     with pytest.raises(CheckpointError, match=reason):
         Segmenter.from_pretrained(tiny, device="cpu").with_adapter(tmp_path)
 

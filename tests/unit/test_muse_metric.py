@@ -54,10 +54,10 @@ def test_every_recorded_scenario_is_matched_flaw_included() -> None:
 
 @needs_recording
 def test_the_corrected_metric_counts_an_extra_mask_as_an_error() -> None:
-    honest = Scores()
+    corrected = Scores()
     for logits, truths in scenarios()["missing_in_q1_extra_in_q2"]:
-        honest.add(list(logits > 0), list(truths > 0))
-    assert honest.giou < 0.7  # the reference says 0.94
+        corrected.add(list(logits > 0), list(truths > 0))
+    assert corrected.giou < 0.7  # the reference says 0.94
 
 
 def test_an_extra_confident_mask_is_free_in_the_reference() -> None:

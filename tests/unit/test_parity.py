@@ -1,6 +1,6 @@
 """The model against numbers recorded from the reference implementation.
 
-`PIXELLM_PARITY_DIR` names the folder (default: `../shared/parity_a` beside the checkout). Every
+`PIXELLM_PARITY_DIR` names the folder (default: `../shared/parity_a` next to the checkout). Every
 inference array its manifest describes is compared, whatever the checkpoint's dimensions.
 """
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +47,8 @@ def asker(nouns: Nouns, seed: int = 0, *painted: tuple[np.ndarray, tuple[int, in
     return Questioner(nouns, names, things, np.random.default_rng(seed), image=image)
 
 
-def asked(make: object, count: int = 60) -> list[Question]:
-    return [question for seed in range(count) if (question := make(seed)) is not None]  # type: ignore[operator]
+def asked(make: Callable[[int], Question | None], count: int = 60) -> list[Question]:
+    return [question for seed in range(count) if (question := make(seed)) is not None]
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
