@@ -24,6 +24,7 @@ from worker.store import DatabaseUnavailable
 # Prompts that wait at a shutdown are answered by the next process when they are sent again.
 SHUTDOWN_TIMEOUT_S = 5
 LISTEN_BACKLOG = 2048
+SETTINGS = "Settings are environment variables, listed in docs/settings.md."
 
 log = logging.getLogger("backend")
 
@@ -52,16 +53,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m backend",
-        description="The Label Studio backend of PixelLM Assist; without a command it serves. "
-        "Settings are environment variables.",
+        description=f"The Label Studio backend of PixelLM Assist; without a command it serves. {SETTINGS}",
     )
-    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    commands.add_parser("serve", help="answer Label Studio's requests (the default)")
-    commands.add_parser("collect", help="turn webhooks into corrections, and request trainings")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, text in (
+        ("serve", "answer Label Studio's requests (the default)"),
+        ("collect", "turn webhooks into corrections, and request trainings"),
+    ):
+        commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}")
+    text = "compare the corrections with Label Studio's annotations once, and exit"
     reconcile = commands.add_parser(
-        "reconcile", help="compare the corrections with Label Studio's annotations once, and exit"
+        "reconcile", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}"
     )
-    reconcile.add_argument("--project", help="the project's number (default: all known projects)")
+    reconcile.add_argument(
+        "--project", metavar="N", help="the project's number (default: all known projects)"
+    )
     return parser
 
 

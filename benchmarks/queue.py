@@ -179,7 +179,7 @@ def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None
     """Wait for the worker to register with the backend.
 
     Raises:
-        RuntimeError: a process ended, or START_S seconds passed.
+        RuntimeError: A process ended, or START_S seconds passed.
     """
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and all(process.poll() is None for process in processes):

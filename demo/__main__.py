@@ -59,7 +59,7 @@ def _run(arguments: argparse.Namespace) -> int:
             ended = stack.services.watch()
         except KeyboardInterrupt:
             return 0
-        raise DemoError(f"{ended.name} ended by itself: {ended.last_words()}", ended.log)
+        raise DemoError(f"{ended.name} ended by itself: {ended.last_log_line()}", ended.log)
     finally:
         # A second Ctrl-C must not leave half of it running.
         for number in STOP_SIGNALS:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from label_config.labels import fallback_label
 from label_config.reader import LabelConfig, read_config
 
 # Controls whose results this project neither writes nor reads.
@@ -35,6 +36,22 @@ MAX_LISTED = 12
 
 
 @dataclass(frozen=True)
+class _Tag:
+    """An element: its tag as written, and its attributes with names in lower case."""
+
+    written: str
+    attributes: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        return self.written.lower()
+
+    @property
+    def name(self) -> str:
+        return self.attributes.get("name", "")
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What will happen with a configuration.
 
@@ -53,21 +70,27 @@ def explain(xml: str) -> Explanation:
     Args:
         xml: The configuration.
 
+    Returns:
+        The facts and the advice, each in the order in which they are to be read.
+
     Raises:
         ConfigError: It cannot be used; the message says what to change.
     """
     config = read_config(xml)
-    elements = list(ElementTree.fromstring(xml).iter())
-    return Explanation(tuple(_facts(config, elements)), tuple(_advice(config, elements)))
+    tags = [
+        _Tag(element.tag, {name.lower(): value for name, value in element.attrib.items()})
+        for element in ElementTree.fromstring(xml).iter()
+    ]
+    return Explanation(tuple(_facts(config, tags)), tuple(_advice(config, tags)))
 
 
-def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     labels = ", ".join(label.value for label in config.labels[:MAX_LISTED])
     if len(config.labels) > MAX_LISTED:
         labels += f" and {len(config.labels) - MAX_LISTED} more"
     facts = [
         f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task',
-        f'masks: <{_written(elements, config.mask.name)} name="{config.mask.name}">, '
+        f'masks: <{_written(tags, config.mask.name)} name="{config.mask.name}">, '
         f"{len(config.labels)} labels: {labels}",
     ]
     if aliases := [f"{alias} -> {label.value}" for label in config.labels for alias in label.aliases]:
@@ -93,21 +116,15 @@ def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str
         if config.answer
         else "answer and messages: shown nowhere"
     )
-    ignored = [
-        f'<{element.tag} name="{element.get("name", "")}">'
-        for element in elements
-        if element.tag.lower() in _IGNORED
-    ]
+    ignored = [f'<{tag.written} name="{tag.name}">' for tag in tags if tag.kind in _IGNORED]
     if ignored:
         facts.append(f"neither written nor learned from: {', '.join(ignored)}")
     return facts
 
 
-def _advice(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+def _advice(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     advice = []
-    areas = {
-        element.get("name"): _lower(element) for element in elements if element.tag.lower() == "textarea"
-    }
+    areas = {tag.name: tag.attributes for tag in tags if tag.kind == "textarea"}
     if config.prompt:
         prompt = areas[config.prompt]
         if prompt.get("transcription", "").lower() == "true" or prompt.get("maxsubmissions") == "1":
@@ -121,18 +138,14 @@ def _advice(config: LabelConfig, elements: list[ElementTree.Element]) -> list[st
             )
     if config.answer is None:
         advice.append('Add <TextArea name="answer" toName="..." editable="false"/> for answers and messages.')
-    if not any(label.value.casefold() in ("other", "object", "unknown") for label in config.labels):
+    if fallback_label(config) is None:
         advice.append('A phrase that fits no label gets none; a label "Other" would take it.')
-    for element in elements:
-        value = element.get("value", "")
-        if element.tag.lower() in ("text", "header") and value.startswith("$"):
-            advice.append(f'Every task must have the field "{value[1:]}", because <{element.tag}> shows it.')
+    for tag in tags:
+        value = tag.attributes.get("value", "")
+        if tag.kind in ("text", "header") and value.startswith("$"):
+            advice.append(f'Every task must have the field "{value[1:]}", because <{tag.written}> shows it.')
     return advice
 
 
-def _written(elements: list[ElementTree.Element], name: str) -> str:
-    return next(element.tag for element in elements if element.get("name") == name)
-
-
-def _lower(element: ElementTree.Element) -> dict[str, str]:
-    return {name.lower(): value for name, value in element.attrib.items()}
+def _written(tags: list[_Tag], name: str) -> str:
+    return next(tag.written for tag in tags if tag.name == name)

@@ -107,6 +107,9 @@ def read_config(xml: str) -> LabelConfig:
     Args:
         xml: The configuration as Label Studio sends it.
 
+    Returns:
+        What is used of the configuration.
+
     Raises:
         ConfigError: It is no XML, or it lacks an image, masks or labels, or controls are ambiguous.
     """

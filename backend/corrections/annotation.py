@@ -57,6 +57,9 @@ def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
         result: The annotation's `result`; items that are not masks of the configuration are skipped.
         config: The project's labeling configuration.
 
+    Returns:
+        The regions, in the order of `result`.
+
     Raises:
         UnreadableAnnotation: A mask cannot be decoded, or masks are of images of different sizes.
     """

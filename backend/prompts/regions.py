@@ -63,17 +63,26 @@ def build_results(
     earlier ones. A phrase that names no label makes a region with an empty list of labels: Label Studio shows
     it unlabelled, and the annotator chooses one. `meta.pixellm` says where a region comes from, because Label
     Studio does not keep that for suggestions.
+
+    Args:
+        result: The model's answer and masks.
+        config: The project's labeling configuration.
+        prompt: The prompt that was answered.
+        min_score: Targets with a lower score are left out.
+
+    Returns:
+        The regions, in the order of the targets.
     """
     return [
         _region(result, config, prompt, index, target)
-        for index, target in _shown(result, min_score)
+        for index, target in _targets_above(result, min_score)
         if not is_empty(target.mask)
     ]
 
 
 def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0.0) -> str:
     """Return what the annotator reads: the answer, warnings, and why a target has no region or no label."""
-    shown = [target for _, target in _shown(result, min_score)]
+    shown = [target for _, target in _targets_above(result, min_score)]
     empty = [target.phrase for target in shown if is_empty(target.mask)]
     unlabelled = [
         target.phrase
@@ -142,7 +151,7 @@ def _text_item(control: str, image: str, text: str) -> ResultItem:
     }
 
 
-def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
+def _targets_above(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
     return ((index, target) for index, target in enumerate(result.targets) if target.score >= min_score)
 
 

@@ -15,8 +15,8 @@ def finish_mask(low_res: torch.Tensor, image: ProcessedImage, image_size: int) -
 
     Args:
         low_res: (m, m) logits over the padded square.
-        image: the image they belong to.
-        image_size: side of the padded square in pixels.
+        image: The image they belong to.
+        image_size: Side of the padded square in pixels.
 
     Returns:
         The mask (H, W) at the photo's size, its score (mean confidence inside it, 0..1, 0 if it is empty) and

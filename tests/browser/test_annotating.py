@@ -178,7 +178,7 @@ def test_a_question_under_way_hides_the_old_answer(project: Project, editor: Edi
 
 
 def test_a_mask_is_begun_and_corrected_by_pointing(project: Project, editor: Editor) -> None:
-    """A click begins the apple, a click with Ctrl and Alt takes away what does not belong, all under one id."""
+    """A click begins the apple; one with Ctrl and Alt takes away from it, under the same id."""
     task = project.task(samples.PROVED)
     editor.open(task)
     editor.auto_detect()

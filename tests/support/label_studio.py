@@ -126,7 +126,7 @@ class Editor:
         self.page.locator(".lsf-toolbar > div").last.locator("button").first.click()
 
     def point(self, x: float, y: float, *keys: str) -> list[dict[str, Any]]:
-        """Clicks at `x`, `y` (shares of the image's width and height) with `keys` held; returns the results."""
+        """Clicks at `x`, `y` (shares of width and height) with `keys` held; returns the results."""
         box = self.page.locator("canvas").first.bounding_box()
         assert box is not None
         with self.page.expect_response("**/interactive-annotating", timeout=ANSWER_TIMEOUT_MS) as answered:

@@ -40,6 +40,33 @@ def test_it_says_where_things_are_and_what_would_work_better() -> None:
     assert 'Every task must have the field "what"' in advice
 
 
+def test_tags_and_attributes_may_be_in_any_case() -> None:
+    explanation = explain(
+        """<VIEW><IMAGE NAME="photo" VALUE="$url"/>
+        <TEXTAREA NAME="ask" TONAME="photo" SMART="true" SMARTONLY="true"/>
+        <TEXTAREA NAME="answer" TONAME="photo" EDITABLE="false"/>
+        <HEADER VALUE="$title"/><CHOICES NAME="light" TONAME="photo"/>
+        <BRUSHLABELS NAME="mask" TONAME="photo"><LABEL VALUE="Cup"/><LABEL VALUE="Other"/></BRUSHLABELS>
+        </VIEW>"""
+    )
+    assert any('<BRUSHLABELS name="mask">' in fact for fact in explanation.facts)
+    assert any('<CHOICES name="light">' in fact for fact in explanation.facts)
+    assert explanation.advice == ('Every task must have the field "title", because <HEADER> shows it.',)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ['<Label value="Cup"/>', '<Label value="Cup"/><Label value="Other" alias="misc"/>'],
+    ids=["only label", "alias"],
+)
+def test_no_label_other_is_advised_where_every_phrase_gets_a_label(labels: str) -> None:
+    explanation = explain(
+        f"""<View><Image name="image" value="$image"/>
+        <BrushLabels name="mask" toName="image">{labels}</BrushLabels></View>"""
+    )
+    assert not any('label "Other"' in line for line in explanation.advice)
+
+
 def test_what_cannot_be_used_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.xml").write_text("<View/>")
     assert main(["check", str(tmp_path / "empty.xml")]) == 1

@@ -40,7 +40,7 @@ def template(name: str) -> LabelConfig:
 
 
 @pytest.mark.parametrize(("name", "prompt"), [("interactive", "prompt"), ("batch", None)])
-def test_templates(name: str, prompt: str | None) -> None:
+def test_the_templates_are_read(name: str, prompt: str | None) -> None:
     config = template(name)
     assert config.image == ImageControl("image", "image")
     assert config.mask == MaskControl("mask", "brushlabels")
@@ -213,7 +213,7 @@ def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
         ("的猫", "Other"),
     ],
 )
-def test_phrases(phrase: str, label: str) -> None:
+def test_a_phrase_gets_the_label_that_it_names(phrase: str, label: str) -> None:
     assert map_label(phrase, template("interactive")) == label
 
 
