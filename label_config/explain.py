@@ -103,10 +103,9 @@ def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
         else "prompts: none can be typed; masks come as predictions only"
     )
     pointing = [
-        f'<{element.tag} name="{element.get("name", "")}">'
-        for element in elements
-        if element.tag.lower() in ("keypoint", "rectangle")
-        and _lower(element).get("smart", "true") != "false"
+        f'<{tag.written} name="{tag.name}">'
+        for tag in tags
+        if tag.kind in ("keypoint", "rectangle") and tag.attributes.get("smart", "true").lower() != "false"
     ]
     if pointing:
         facts.append(f"points and boxes: {' and '.join(pointing)} correct the mask they are on, or begin one")
