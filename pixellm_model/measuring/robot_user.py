@@ -1,0 +1,59 @@
+"""A simulated annotator, as interactive segmentation is measured: each click goes where the mask is most wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import ndimage
+
+
+class SimulatedClick(NamedTuple):
+    """Column and row of a pixel, and whether it belongs to the object."""
+
+    x: int
+    y: int
+    positive: bool
+
+
+def next_click(
+    truth: np.ndarray,
+    mask: np.ndarray,
+    clicked: Sequence[tuple[int, int]] = (),
+    rng: np.random.Generator | None = None,
+) -> SimulatedClick | None:
+    """The click that a patient annotator would make next.
+
+    Args:
+        truth: the object (H, W) bool.
+        mask: the current result (H, W) bool.
+        clicked: (x, y) of pixels clicked on before; none is clicked on again.
+        rng: with one, anywhere in the inner half of the largest error instead of at its centre.
+
+    Returns: the pixel farthest from the edges of the missing or the superfluous part, whichever is thicker;
+        None when the mask is right or all that is wrong has been clicked on.
+    """
+    best: tuple[float, bool, np.ndarray] | None = None
+    for positive, wrong in ((True, truth & ~mask), (False, mask & ~truth)):
+        depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
+        for x, y in clicked:
+            depth[y, x] = 0
+        deepest = float(depth.max())
+        if deepest > 0 and (best is None or deepest > best[0]):
+            best = (deepest, positive, depth)
+    if best is None:
+        return None
+    deepest, positive, depth = best
+    if rng is None:
+        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+    else:
+        inner = np.flatnonzero(depth >= deepest / 2)
+        y, x = np.unravel_index(int(rng.choice(inner)), depth.shape)
+    return SimulatedClick(int(x), int(y), positive)
+
+
+def iou(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union; 1 for two empty masks."""
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0
