@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pixellm_model.errors import CheckpointError, PromptError
+from pixellm_model.clicks.points import Click
+from pixellm_model.errors import CheckpointError, ClickError, PromptError
 from pixellm_model.request import Picture, Request
 
 if TYPE_CHECKING:
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "CheckpointError",
+    "Click",
+    "ClickError",
     "Picture",
     "PrefixCache",
     "PromptError",

@@ -58,7 +58,7 @@ def tower_maps(model: PixelLM, image: ProcessedImage) -> TowerMaps:
     tower = model.model.vision_tower
     mask = patch_mask(resized, size, model.config.patch_size)[None].to(model.device)
     blocks = {tower.second.blocks[at]: stride for stride, at in BLOCKS.items()} if tower.second else {}
-    with _outputs(blocks) as seen:
+    with _Outputs(blocks) as seen:
         states = tower(pixels.to(model.device, model.dtype), mask)
     assert model.config.tower is not None
     width, grid = int(model.config.tower.hidden_size), mask.shape[-1]
@@ -69,10 +69,12 @@ def tower_maps(model: PixelLM, image: ProcessedImage) -> TowerMaps:
     }
     mean, std = (pixels.new_tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
     shown = ((F.avg_pool2d(pixels, 2)[0] * std + mean) / 255).clamp(0, 1).to(model.device)
-    return TowerMaps(first.float(), {k: v.float() for k, v in second.items()}, shown, size, resized, image.original)
+    return TowerMaps(
+        first.float(), {k: v.float() for k, v in second.items()}, shown, size, resized, image.original
+    )
 
 
-class _outputs:  # noqa: N801 - used as a context
+class _Outputs:
     """What some modules give out while the context is open, by the names given for them.
 
     Several segmenters may share the modules, each in its own thread: others' outputs are not taken.

@@ -3,7 +3,8 @@
 It reads the frozen towers' features. What depends on the photo alone (`embed`) is computed once a photo;
 what depends on the clicks (`forward`) is a small U-Net at strides 8 to 32 with a last step at stride 2.
 Besides the usual maps of clicks, box and mask (Sofiiuk et al., "Reviving iterative training with mask
-guidance", 2022), it is given how much each place looks like the places clicked on.
+guidance", 2022), it is given how much each place looks like the places clicked on, and what the training-free
+method proposes, to which it adds.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pixellm_model.clicks.features import TowerMaps
+from pixellm_model.clicks.wanted import MASK_STRIDE
 from pixellm_model.errors import CheckpointError
 
 FILE = "click_head.safetensors"
 COARSE, FINE = 8, 4  # strides of the maps that `embed` gives
-MASK_STRIDE = 2  # of the mask that is put in and comes out
 REACH = 5.0  # cells of the coarse map over which a click is felt
 LEVELS = (48, 64, 96)  # channels at strides 8, 16, 32
 FINE_CHANNELS, LAST_CHANNELS, METRIC = 16, 24, 32
@@ -35,7 +36,8 @@ class Prompts:
 
     `points` (B, K, 2) holds x and y in pixels, `signs` (B, K) 1 for a positive, -1 for a negative click and
     0 for none; `mask` (B, S/2, S/2) is the current mask as 0 and 1, `has_mask` (B,) whether there is one;
-    `box` (B, 4) is x0, y0, x1, y1 in pixels, `has_box` (B,) whether there is one.
+    `box` (B, 4) is x0, y0, x1, y1 in pixels, `has_box` (B,) whether there is one; `belief` (B, S/8, S/8) is
+    what the training-free method makes of it.
     """
 
     points: torch.Tensor
@@ -44,6 +46,7 @@ class Prompts:
     has_mask: torch.Tensor
     box: torch.Tensor
     has_box: torch.Tensor
+    belief: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Block(nn.Module):
         super().__init__()
         self.first, self.second = _conv(channels, channels), _conv3(channels, channels)
         nn.init.zeros_(self.second.weight)
+        assert self.second.bias is not None
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -106,6 +110,7 @@ class ClickHead(nn.Module):
             _conv3(channels, LAST_CHANNELS) for channels in (FINE_CHANNELS, len(_FINE), FINE_CHANNELS)
         )
         self.last = _conv3(LAST_CHANNELS, 4)
+        self.gain = nn.Parameter(torch.ones(()))
 
     def embed(self, maps: list[TowerMaps]) -> Embedded:
         """What depends on the photos alone."""
@@ -131,7 +136,8 @@ class ClickHead(nn.Module):
         x = self.block8(self.up8(torch.cat([F.interpolate(x, scale_factor=2.0), x8], 1)))
         x = F.relu(F.pixel_shuffle(self.to_fine(x), 2))
         x = F.relu(embedded.fine + self.fine(x) + self.fine_maps(_fine_maps(prompts, x.shape[-1])))
-        return F.pixel_shuffle(self.last(x), 2)[:, 0].float()
+        proposed = F.interpolate(prompts.belief[:, None], scale_factor=4.0, mode="bilinear")[:, 0]
+        return F.pixel_shuffle(self.last(x), 2)[:, 0].float() + self.gain * proposed
 
     def save(self, path: Path) -> None:
         """Write the weights in half precision."""
@@ -153,7 +159,7 @@ class ClickHead(nn.Module):
 # The maps that tell the network of clicks, box and mask; each function stacks them in this order.
 _COARSE = (
     *("positive", "negative", "near positive", "near negative", "like positive", "like negative"),
-    *("mask", "like mask", "has mask", "box", "has box"),
+    *("mask", "like mask", "has mask", "box", "has box", "belief"),
 )
 _FINE = ("positive", "negative", "mask", "box")
 
@@ -175,10 +181,12 @@ def _coarse_maps(embedded: Embedded, prompts: Prompts) -> torch.Tensor:
         maps.append(torch.where(mine, distance < 1.5, False).any(1).float())
         maps.append(torch.where(mine, torch.exp(-distance / REACH), 0).amax(1))
         maps.append(torch.where(mine, alike, -1).amax(1))
-    has_mask, has_box = (flag.float()[:, None, None].expand(-1, side, side) for flag in (prompts.has_mask, prompts.has_box))
+    has_mask, has_box = (
+        flag.float()[:, None, None].expand(-1, side, side) for flag in (prompts.has_mask, prompts.has_box)
+    )
     like_mask = (F.normalize(inside, dim=1) * metric).sum(1)
     ordered = [maps[0], maps[3], maps[1], maps[4], maps[2], maps[5], mask[:, 0], like_mask, has_mask]
-    return torch.stack([*ordered, _box_map(prompts, side, COARSE), has_box], 1)
+    return torch.stack([*ordered, _box_map(prompts, side, COARSE), has_box, prompts.belief], 1)
 
 
 def _fine_maps(prompts: Prompts, side: int) -> torch.Tensor:

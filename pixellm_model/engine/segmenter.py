@@ -13,11 +13,13 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.clicks.points import Click
 from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.generate import Generation, Question, encode_prefixes, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
 from pixellm_model.engine.phrases import name_targets
 from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
+from pixellm_model.engine.refiner import Refiner
 from pixellm_model.errors import PromptError
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage, mask_strips, process_image, restore_masks
@@ -67,12 +69,14 @@ class Segmenter:
         version: str,
         cache: PrefixCache | None = None,
         fingerprint: str = "",
+        refiner: Refiner | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
         self.version = version
         self.fingerprint = fingerprint
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
+        self.refiner = Refiner(model) if refiner is None else refiner
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
         self._drafts = Drafts(tokenizer)
         self._lock = threading.Lock()
@@ -106,7 +110,7 @@ class Segmenter:
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(model, tokenizer, version, cache, fingerprint)
+        return cls(model, tokenizer, version, cache, fingerprint, Refiner.from_folder(model, folder))
 
     def with_adapter(self, folder: str | Path, name: str | None = None) -> Segmenter:
         """This model with a fine-tuned adapter, as a segmenter of its own, of version `<this>+<name>` (by
@@ -119,7 +123,7 @@ class Segmenter:
 
         model = adapter.load(self.model, self.fingerprint, Path(folder))
         version = f"{self.version}+{name or Path(folder).name}"
-        return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint)
+        return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint, self.refiner)
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the self-contained layout; `int8` stores tower and language model with 8-bit matrices.
@@ -168,6 +172,40 @@ class Segmenter:
             answers |= zip(asked, found, strict=True)
         return [answers[number] for number in range(len(requests))]
 
+    def refine(
+        self,
+        image: Image.Image | Picture,
+        clicks: Sequence[Click],
+        mask: np.ndarray | None = None,
+        box: Sequence[float] | None = None,
+    ) -> Target:
+        """Correct the mask of one object, or begin one, by what an annotator points at.
+
+        The first call on an image runs the towers, unless `warm_clicks` has; later ones only a small step.
+        An image as `prepare` leaves it spares resizing the photo each time.
+
+        Args:
+            image: the photo, H x W pixels.
+            clicks: all clicks on this object so far, in pixels of the photo; of several on one pixel the
+                latest counts.
+            mask: the current mask (H, W) bool; it changes only in connected parts that a click calls wrong.
+            box: x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
+
+        Returns: the object, its phrase empty. Every positive click lies in its mask, no negative one does.
+
+        Raises ClickError when there is neither a click nor a box, a click lies outside the photo or a
+        positive one outside the box, the box holds nothing of the photo, or the mask has another size.
+        """
+        prepared = self._prepared(image)
+        key = image_key(prepared, self.fingerprint or self.version)
+        found, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        return Target("", found, score, mask_box(found))
+
+    def warm_clicks(self, image: Image.Image | Picture) -> None:
+        """Compute what `refine` needs of an image, for clicks to come."""
+        prepared = self._prepared(image)
+        self.refiner.warm(prepared, image_key(prepared, self.fingerprint or self.version))
+
     def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[np.ndarray]:
         """What the masks of a request's targets are thresholded from, each (H, W) float32.
 
@@ -194,6 +232,7 @@ class Segmenter:
 
     def forget(self) -> None:
         """Drop what is kept of images and of earlier answers, in a shared cache too."""
+        self.refiner.forget()
         with self._lock:
             self.cache.clear()
             self._drafts = Drafts(self.tokenizer)

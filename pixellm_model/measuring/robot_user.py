@@ -1,4 +1,4 @@
-"""A simulated annotator, as interactive segmentation is measured: each click goes where the mask is most wrong."""
+"""A simulated annotator, as interactive segmentation is measured: clicks go where a mask is most wrong."""
 
 from __future__ import annotations
 
@@ -46,11 +46,12 @@ def next_click(
         return None
     deepest, positive, depth = best
     if rng is None:
-        y, x = np.unravel_index(int(depth.argmax()), depth.shape)
+        place = int(depth.argmax())
     else:
         inner = np.flatnonzero(depth >= deepest / 2)
-        y, x = np.unravel_index(int(rng.choice(inner)), depth.shape)
-    return SimulatedClick(int(x), int(y), positive)
+        place = int(rng.choice(inner))
+    row, column = divmod(place, depth.shape[1])
+    return SimulatedClick(column, row, positive)
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:

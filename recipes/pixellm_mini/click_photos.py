@@ -1,7 +1,7 @@
 """Photos with true masks of single objects, for learning and measuring refinement by clicks.
 
-A folder holds `images/` and a COCO-form `instances.json`. Photos are kept for evaluation by their id (a folder
-without `source` entries) or by a hash of their name, so that the same ones are kept on every run.
+A folder holds `images/` and a COCO-form `instances.json`. Photos are kept for evaluation by their id (a
+folder without `source` entries) or by a hash of their name: the same ones on every run.
 """
 
 from __future__ import annotations

@@ -22,7 +22,9 @@ import torch
 import torch.nn.functional as F
 
 from pixellm_model.clicks.features import TowerMaps
-from pixellm_model.clicks.head import MASK_STRIDE, ClickHead, Prompts
+from pixellm_model.clicks.head import COARSE, ClickHead, Prompts
+from pixellm_model.clicks.kernel import Cells, KernelRefiner
+from pixellm_model.clicks.wanted import MASK_STRIDE, Wanted
 from pixellm_model.measuring.robot_user import next_click
 from recipes.pixellm_mini.click_cache import ClickCache
 from recipes.pixellm_mini.click_masks import imperfect
@@ -30,6 +32,7 @@ from recipes.pixellm_mini.command import command
 
 PHOTOS, OBJECTS = 4, 3  # a step; objects of each photo
 POINTS = 8  # clicks of a sample at most
+KERNEL = KernelRefiner(COARSE)
 DECAY = 0.998  # of the running mean of the weights
 SAVE_SECONDS = 90
 
@@ -37,26 +40,40 @@ SAVE_SECONDS = 90
 @dataclass
 class Sample:
     """One object in the making: its mask `truth` (s, s), the current mask `given`, whether each prediction
-    becomes the next `given`, the clicks so far and the box, in cells of the masks."""
+    becomes the next `given`, the clicks so far and the box, in cells of the masks. `valid` is where the photo
+    is, `cells` what the training-free method knows of it."""
 
     truth: np.ndarray
     valid: np.ndarray
+    cells: Cells
     given: np.ndarray | None
     follows: bool
     clicks: list[tuple[int, int, bool]]
     box: tuple[float, float, float, float] | None
 
+    def wanted(self) -> Wanted:
+        """What a refiner is asked for."""
+        points = np.array([(x + 0.5, y + 0.5) for x, y, _ in self.clicks]).reshape(-1, 2)
+        positive = np.array([click[2] for click in self.clicks], bool)
+        x0, y0, x1, y1 = self.box or (0.0, 0.0, 0.0, 0.0)
+        box = (x0 * MASK_STRIDE, y0 * MASK_STRIDE, x1 * MASK_STRIDE, y1 * MASK_STRIDE)
+        return Wanted(points * MASK_STRIDE, positive, self.given, box if self.box else None)
+
     def click(self, predicted: np.ndarray, rng: np.random.Generator) -> None:
         """Where `predicted` is most wrong, found at half the masks' resolution."""
         made = [(x // 2, y // 2) for x, y, _ in self.clicks]
-        found = next_click(self.truth[::2, ::2], predicted[::2, ::2], made, rng if rng.random() < 0.6 else None)
+        found = next_click(
+            self.truth[::2, ::2], predicted[::2, ::2], made, rng if rng.random() < 0.6 else None
+        )
         if found is not None and len(self.clicks) < POINTS:
             self.clicks.append((2 * found.x, 2 * found.y, found.positive))
 
 
-def start(truth: np.ndarray, others: list[np.ndarray], valid: np.ndarray, rng: np.random.Generator) -> Sample:
+def start(
+    truth: np.ndarray, others: list[np.ndarray], valid: np.ndarray, cells: Cells, rng: np.random.Generator
+) -> Sample:
     """How the annotation of an object begins."""
-    sample = Sample(truth, valid, None, bool(rng.random() < 0.6), [], None)
+    sample = Sample(truth, valid, cells, None, bool(rng.random() < 0.6), [], None)
     kind = rng.random()
     if kind < 0.5:
         sample.given = imperfect(truth, others, rng)
@@ -102,14 +119,18 @@ def prompts_of(samples: list[Sample]) -> Prompts:
         if sample.box is not None:
             boxes[row] = torch.tensor(sample.box) * MASK_STRIDE
     has_mask = torch.tensor([sample.given is not None for sample in samples])
-    return Prompts(points, signs, masks, has_mask, boxes, torch.tensor([s.box is not None for s in samples]))
+    has_box = torch.tensor([sample.box is not None for sample in samples])
+    beliefs = [torch.from_numpy(KERNEL.belief(sample.cells, sample.wanted())) for sample in samples]
+    return Prompts(points, signs, masks, has_mask, boxes, has_box, torch.stack(beliefs))
 
 
 def loss_of(logits: torch.Tensor, truth: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """Normalised focal loss and soft intersection over union, inside the photo."""
     sure = torch.where(truth, logits, -logits)
     weight = (1 - sure.detach().sigmoid()) ** 2 * valid
-    weight = weight * (valid.sum((1, 2), keepdim=True) / (weight.sum((1, 2), keepdim=True) + 1e-6)).clamp(max=20)
+    weight = weight * (valid.sum((1, 2), keepdim=True) / (weight.sum((1, 2), keepdim=True) + 1e-6)).clamp(
+        max=20
+    )
     focal = -(weight * F.logsigmoid(sure)).sum((1, 2)) / valid.sum((1, 2))
     likely = logits.sigmoid() * valid
     both, sizes = (likely * truth).sum((1, 2)), likely.sum((1, 2)) + truth.sum((1, 2))
@@ -122,27 +143,31 @@ class Batches:
 
     def __init__(self, caches: list[ClickCache], seed: int):
         self.caches, self.rng = caches, np.random.default_rng(seed)
+        self._cells: dict[int, Cells] = {}
         self.places = [(cache, row) for cache in caches for row in range(len(cache))]
 
     def __iter__(self) -> Iterator[tuple[list[TowerMaps], list[Sample]]]:
         while True:
-            chosen = self.rng.choice(len(self.places), PHOTOS, replace=False)
+            chosen = [int(k) for k in self.rng.choice(len(self.places), PHOTOS, replace=False)]
             maps, samples = [], []
             for number in chosen:
-                cache, row = self.places[int(number)]
+                cache, row = self.places[number]
                 photo = cache[row]
                 mirrored = bool(self.rng.random() < 0.5) and photo.maps.resized[1] == photo.maps.size
                 masks, towers = photo.masks, photo.maps
+                if number not in self._cells:
+                    self._cells[number] = KERNEL.know(towers)
+                cells = self._cells[number]
                 if mirrored:
-                    masks, towers = masks.flip(-1), _mirrored(towers)
+                    masks, towers, cells = masks.flip(-1), _mirrored(towers), cells.mirrored()
                 valid = np.zeros(masks.shape[1:], bool)
                 height, width = (-(-side // MASK_STRIDE) for side in towers.resized)
                 valid[:height, :width] = True
                 maps.append(towers)
-                samples += self._samples(masks.numpy(), photo.names, valid)
+                samples += self._samples(masks.numpy(), photo.names, valid, cells)
             yield maps, samples
 
-    def _samples(self, masks: np.ndarray, names: list[str], valid: np.ndarray) -> list[Sample]:
+    def _samples(self, masks: np.ndarray, names: list[str], valid: np.ndarray, cells: Cells) -> list[Sample]:
         areas = masks.sum((1, 2))
         usable = np.flatnonzero(areas > 40)
         if not len(usable):
@@ -153,9 +178,11 @@ class Batches:
         for at in picked:
             truth = masks[at] if areas[at] else valid
             if self.rng.random() < 0.08:  # all of a name, as some prompts mean it
-                truth = np.logical_or.reduce([m for m, name in zip(masks, names, strict=True) if name == names[at]])
+                truth = np.logical_or.reduce(
+                    [m for m, name in zip(masks, names, strict=True) if name == names[at]]
+                )
             others = [masks[k] for k in self.rng.permutation(len(masks))[:6] if k != at and areas[k]]
-            samples.append(start(truth, others, valid, self.rng))
+            samples.append(start(truth, others, valid, cells, self.rng))
         return samples
 
 
@@ -164,7 +191,9 @@ def _mirrored(maps: TowerMaps) -> TowerMaps:
     return replace(maps, first=maps.first.flip(-1), second=second, pixels=maps.pixels.flip(-1))
 
 
-def learn(head: ClickHead, maps: list[TowerMaps], samples: list[Sample], rng: np.random.Generator) -> torch.Tensor:
+def learn(
+    head: ClickHead, maps: list[TowerMaps], samples: list[Sample], rng: np.random.Generator
+) -> torch.Tensor:
     """The loss of a few rounds of clicks."""
     truth = torch.from_numpy(np.stack([sample.truth for sample in samples]))
     valid = torch.from_numpy(np.stack([sample.valid for sample in samples]))
@@ -229,7 +258,12 @@ def train(args: argparse.Namespace) -> None:
             kept = {"head": head.state_dict(), "mean": mean.state_dict(), "optimiser": optimiser.state_dict()}
             torch.save({**kept, "step": step, "spent": spent}, state_path.with_suffix(".new"))
             state_path.with_suffix(".new").replace(state_path)
-            print(json.dumps({"step": step, "minutes": round(spent / 60, 1), "loss": round(np.mean(losses), 4)}), flush=True)
+            print(
+                json.dumps(
+                    {"step": step, "minutes": round(spent / 60, 1), "loss": round(np.mean(losses), 4)}
+                ),
+                flush=True,
+            )
             losses = []
 
 
