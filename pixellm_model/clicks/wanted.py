@@ -57,7 +57,9 @@ def on_square(
     small = None
     if mask is not None:
         rows, columns = square.cells
-        shrunk = Image.fromarray(mask).convert("L").resize((columns, rows), Image.Resampling.BOX)
+        shrunk = Image.fromarray(mask.view(np.uint8) * np.uint8(255)).resize(
+            (columns, rows), Image.Resampling.BOX
+        )
         small = np.zeros((square.size // MASK_STRIDE,) * 2, bool)
         small[:rows, :columns] = np.asarray(shrunk) > 127
     scaled = None

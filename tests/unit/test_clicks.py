@@ -109,6 +109,15 @@ def test_a_wrong_mask_is_not_changed_in_place(segmenter: Segmenter, photo: Image
     assert (given == before).all()
 
 
+def test_clicks_give_the_same_mask_one_by_one_and_at_once(learned: Segmenter, photo: Image.Image) -> None:
+    clicks = [Click(100, 120), Click(20, 20, positive=False), Click(130, 130)]
+    learned.forget()
+    for count in (1, 2, 3):
+        step_by_step = learned.refine(photo, clicks[:count]).mask
+    learned.forget()
+    assert (learned.refine(photo, clicks).mask == step_by_step).all()
+
+
 def test_only_negative_clicks_leave_nothing(segmenter: Segmenter, photo: Image.Image) -> None:
     found = segmenter.refine(photo, [Click(3, 3, positive=False)])
     assert not found.mask.any() and found.score == 0 and found.box == (0, 0, 0, 0)
