@@ -24,8 +24,13 @@ class Square:
     @property
     def cells(self) -> tuple[int, int]:
         """Rows and columns of a mask at MASK_STRIDE that hold photo."""
-        height, width = (-(-length // MASK_STRIDE) for length in self.resized)
+        height, width = (min(self.side, -(-length // MASK_STRIDE)) for length in self.resized)
         return height, width
+
+    @property
+    def side(self) -> int:
+        """Cells of a mask along the square's side, even in number."""
+        return self.size // (2 * MASK_STRIDE) * 2
 
     @property
     def scale(self) -> tuple[float, float]:
@@ -60,7 +65,7 @@ def on_square(
         shrunk = Image.fromarray(mask.view(np.uint8) * np.uint8(255)).resize(
             (columns, rows), Image.Resampling.BOX
         )
-        small = np.zeros((square.size // MASK_STRIDE,) * 2, bool)
+        small = np.zeros((square.side, square.side), bool)
         small[:rows, :columns] = np.asarray(shrunk) > 127
     scaled = None
     if box is not None:

@@ -36,7 +36,7 @@ def next_click(
     """
     best: tuple[float, bool, np.ndarray] | None = None
     for positive, wrong in ((True, truth & ~mask), (False, mask & ~truth)):
-        depth = ndimage.distance_transform_edt(np.pad(wrong, 1))[1:-1, 1:-1]
+        depth = _depth(wrong)
         for x, y in clicked:
             depth[y, x] = 0
         deepest = float(depth.max())
@@ -52,6 +52,16 @@ def next_click(
         place = int(rng.choice(inner))
     row, column = divmod(place, depth.shape[1])
     return SimulatedClick(column, row, positive)
+
+
+def _depth(wrong: np.ndarray) -> np.ndarray:
+    """How far each pixel of (H, W) bool `wrong` is from its edge, the photo's edge included; 0 outside."""
+    depth = np.zeros(wrong.shape)
+    rows, columns = np.flatnonzero(wrong.any(1)), np.flatnonzero(wrong.any(0))
+    if len(rows):
+        part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        depth[part] = ndimage.distance_transform_edt(np.pad(wrong[part], 1))[1:-1, 1:-1]
+    return depth
 
 
 def iou(mask: np.ndarray, truth: np.ndarray) -> float:
