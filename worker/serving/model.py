@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pixellm_model import Picture, PromptError, Request
+from pixellm_model import Click, Picture, PromptError, Request
 
 
 class ModelTarget(Protocol):
@@ -82,7 +82,7 @@ class Model(Protocol):
     def refine(
         self,
         image: Picture,
-        clicks: Sequence[tuple[float, float, bool]],
+        clicks: Sequence[Click],
         mask: npt.NDArray[np.bool_] | None = None,
         box: tuple[float, float, float, float] | None = None,
     ) -> ModelTarget:
@@ -90,7 +90,7 @@ class Model(Protocol):
 
         Args:
             image: The image, as `prepare` left it.
-            clicks: x and y in pixels, and whether the point belongs to the object.
+            clicks: The points, in pixels of the photo.
             mask: The current mask, (height, width); None to begin one.
             box: x0, y0, x1, y1 in pixels, end exclusive; the object lies within.
 
@@ -98,7 +98,7 @@ class Model(Protocol):
             The object; every positive click lies in its mask and no negative one does.
 
         Raises:
-            ValueError: The clicks, the box or the mask cannot be used; the message is a sentence.
+            ClickError: The clicks, the box or the mask cannot be used; the message is a sentence.
         """
 
     def prepare(self, image: Image.Image) -> Picture:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pixellm_model import Picture, PromptError
+from pixellm_model import Click, ClickError, Picture, PromptError
 from worker.jobs.contract import SegmentJob
 from worker.jobs.masks import from_rle
 from worker.serving.model import Model, ModelTarget
@@ -39,9 +39,9 @@ def refine(model: Model, job: SegmentJob, picture: Picture) -> RefinedAnswer | P
     mask = from_rle(job.mask) if job.mask is not None else None
     if mask is not None and mask.shape != tuple(picture.original):
         return PromptError("The mask is of another size than the image; the image has changed since.")
-    clicks = [(click.x, click.y, click.positive) for click in job.clicks]
+    clicks = [Click(click.x, click.y, click.positive) for click in job.clicks]
     try:
         target = model.refine(picture, clicks, mask, job.box)
-    except ValueError as error:
+    except ClickError as error:
         return PromptError(str(error))
     return RefinedAnswer((target,), timings={"refine": time.perf_counter() - start})
