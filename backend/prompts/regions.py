@@ -55,7 +55,11 @@ def build_prediction(
 
 
 def build_results(
-    result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    min_score: float = 0.0,
+    label: str | None = None,
 ) -> list[ResultItem]:
     """Make a region for each target whose score is at least `min_score` and whose mask is not empty.
 
@@ -63,22 +67,34 @@ def build_results(
     earlier ones. A phrase that names no label makes a region with an empty list of labels: Label Studio shows
     it unlabelled, and the annotator chooses one. `meta.pixellm` says where a region comes from, because Label
     Studio does not keep that for suggestions.
+
+    Args:
+        result: The model's answer and masks.
+        config: The project's labeling configuration.
+        prompt: The prompt that was answered.
+        min_score: Targets with a lower score are left out.
+        label: The label of every region; None: the one that its phrase names.
     """
     return [
-        _region(result, config, prompt, index, target)
+        _region(result, config, prompt, index, target, label or map_label(target.phrase, config))
         for index, target in _shown(result, min_score)
         if not is_empty(target.mask)
     ]
 
 
-def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0.0) -> str:
-    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label."""
+def answer_text(
+    result: SegmentResult, config: LabelConfig, min_score: float = 0.0, label: str | None = None
+) -> str:
+    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label.
+
+    The arguments are those of `build_results`.
+    """
     shown = [target for _, target in _shown(result, min_score)]
     empty = [target.phrase for target in shown if is_empty(target.mask)]
     unlabelled = [
         target.phrase
         for target in shown
-        if not is_empty(target.mask) and not map_label(target.phrase, config)
+        if not is_empty(target.mask) and not (label or map_label(target.phrase, config))
     ]
     sentences = [result.answer, *result.warnings]
     if empty:
@@ -134,9 +150,13 @@ def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, Targe
 
 
 def _region(
-    result: SegmentResult, config: LabelConfig, prompt: str, index: int, target: TargetResult
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    index: int,
+    target: TargetResult,
+    label: str | None,
 ) -> ResultItem:
-    label = map_label(target.phrase, config)
     mask = from_rle(target.mask)
     if config.mask.kind == "brushlabels":
         value: ResultItem = {"format": "rle", "rle": brush_rle.encode(mask)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
@@ -31,6 +32,7 @@ class LabelStudioApi:
         self.on_store: Callable[[int], int | None] = lambda number: None
         self.pages: list[int] = []
         self._server = server
+        self._numbers = itertools.count(1)
         server.routes[f"/api/projects/{PROJECT}/"] = self._project
         server.routes["/api/tasks/"] = self._tasks
         server.routes["/api/predictions/"] = self._predictions
@@ -81,13 +83,13 @@ class LabelStudioApi:
             query = parse_qs(urlsplit(handler.path).query)
             answer(handler, self.predictions(int(query["task"][0])))
             return
-        number = len(self.stored) + 1
+        number = next(self._numbers)
         prediction = body_of(handler) | {"id": number}
         status = self.on_store(number)
         if status is None or status == 502:  # a proxy that lost the response
             self.stored[number] = prediction
             self._server.routes[f"/api/predictions/{number}/"] = self._prediction
-        answer(handler, prediction, status or 201)
+        answer(handler, prediction if status is None else ["Refused."], status or 201)
 
     def _prediction(self, handler: BaseHTTPRequestHandler) -> None:
         number = int(urlsplit(handler.path).path.split("/")[3])
