@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import os
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from backend.label_studio.client import LabelStudioClient, LabelStudioUnavailable
@@ -34,6 +35,8 @@ from worker.store import Database, DatabaseUnavailable
 from worker.store.registry import Registry
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+# More than wait for Label Studio, images and the database at once, so that looking for a worker never does.
+NUM_THREADS = 32
 STOPPED = "Stopped; the same command goes on with the tasks that are left."
 
 
@@ -113,6 +116,7 @@ class Command:
 
     async def run(self) -> int:
         """Pre-label the tasks and print the summary."""
+        _use_threads(NUM_THREADS)
         database = Database(self._settings)
         await asyncio.to_thread(database.migrate)
         limit = self._arguments.limit
@@ -150,6 +154,7 @@ class Command:
 
     async def preview(self) -> int:
         """Ask about some tasks and write the page."""
+        _use_threads(NUM_THREADS)
         fetcher = ImageFetcher(read_settings(WorkerSettings))
         queue = SegmentQueue(self._settings)
         count: int = self._arguments.preview
@@ -179,6 +184,11 @@ class Command:
     def _asker(self, queue: SegmentQueue, progress: Progress) -> Asker:
         registry = Registry(self._settings)
         return Asker(ModelClient(queue, registry), registry, self._project, self._config, progress.note)
+
+
+def _use_threads(count: int) -> None:
+    """Let `asyncio.to_thread` use so many threads; its own limit depends on the number of processors."""
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(count))
 
 
 def _questions(arguments: argparse.Namespace, config: LabelConfig) -> QuestionsOf:

@@ -15,10 +15,11 @@ T = TypeVar("T")
 
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # the last one is repeated
 GIVE_UP_AFTER_S = 3600.0
+MAX_REQUESTS = 4  # at once; annotators use the same server
 
 
 class Patience:
-    """Repeats requests while Label Studio is away."""
+    """Repeats requests while Label Studio is away; belongs to one event loop."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         """Set up.
@@ -28,6 +29,7 @@ class Patience:
         """
         self._note = note
         self._away_since: float | None = None
+        self._slots = asyncio.Semaphore(MAX_REQUESTS)
 
     async def call(self, request: Callable[[], T]) -> T:
         """Run `request` in a thread until it succeeds.
@@ -38,7 +40,8 @@ class Patience:
         attempts = 0
         while True:
             try:
-                result = await asyncio.to_thread(request)
+                async with self._slots:
+                    result = await asyncio.to_thread(request)
             except LabelStudioUnavailable as error:
                 await self.wait(error, attempts)
                 attempts += 1

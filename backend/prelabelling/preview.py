@@ -24,6 +24,8 @@ from worker.images.fetch import ImageFetcher
 from worker.jobs.contract import TargetResult
 from worker.jobs.masks import is_empty
 
+MAX_DRAWN = 4  # images in memory at once
+
 T = TypeVar("T")
 
 
@@ -81,6 +83,7 @@ class Preview:
         self._min_score = min_score
         self._progress = progress
         self._colours = label_colours(config)
+        self._slots = asyncio.Semaphore(MAX_DRAWN)
 
     async def html(self, title: str, tasks: Sequence[Task], questions_of: QuestionsOf) -> str:
         """Ask about tasks and return the page."""
@@ -93,7 +96,8 @@ class Preview:
     async def _card(self, task: Task, questions: Questions) -> Card:
         try:
             answers = await self._asker.ask(task, questions)
-            return await asyncio.to_thread(self._draw, task, answers, questions)
+            async with self._slots:
+                return await asyncio.to_thread(self._draw, task, answers, questions)
         except (BadTask, JobFailed, ImageError) as error:
             return Card(task.id, failure=str(error))
         finally:

@@ -54,7 +54,9 @@ class Summary:
         if self.labelled:
             lines.append(f"  skipped, {self.labelled}: labelled already (--only-unlabelled)")
         for message, tasks in sorted(self.failures.values(), key=lambda failure: -len(failure[1])):
-            named = ", ".join(map(str, tasks[:SHOWN_TASKS])) + (", ..." if len(tasks) > SHOWN_TASKS else "")
+            named = ", ".join(map(str, sorted(tasks)[:SHOWN_TASKS])) + (
+                ", ..." if len(tasks) > SHOWN_TASKS else ""
+            )
             lines.append(f"  failed, {len(tasks)} (task {named}): {message}")
         if self.unknown:
             words = ", ".join(sorted(self.unknown))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,10 +91,10 @@ def test_choices_are_even_and_never_more_than_there_are() -> None:
 
 
 def test_a_prediction_is_recognized_by_its_version_and_questions() -> None:
-    def prediction(number: int, version: str, *metas: object) -> dict[str, object]:
+    def prediction(number: int, version: str, *metas: object) -> dict[str, Any]:
         return {"id": number, "model_version": version, "result": [{"meta": meta} for meta in metas]}
 
-    stored = [
+    stored: list[dict[str, Any]] = [
         prediction(1, "old", {"pixellm": {"asked": {"cups": None}}}),
         prediction(2, "new", {"pixellm": {"asked": {"cups": None, "books": None}, "prompt": "cups"}}),
         prediction(3, "new", {"pixellm": {"prompt": "spoons"}}, {"pixellm": {"prompt": "spoons"}}),
