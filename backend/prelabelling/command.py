@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--only-unlabelled", action="store_true", help="leave out labelled tasks")
     parser.add_argument("--limit", type=_positive, metavar="K", help="ask about K tasks at the most")
     parser.add_argument(
-        "--again", action="store_true", help="replace predictions of the same version for the same prompts"
+        "--again", action="store_true", help="also ask about tasks that were asked the same before"
     )
     parser.add_argument(
         "--preview", type=_positive, metavar="K", help="store nothing; draw K tasks into a page"

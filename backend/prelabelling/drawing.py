@@ -15,7 +15,7 @@ Colour = tuple[int, int, int]
 
 MAX_SIDE = 640  # pixels
 OPACITY = 0.45
-OUTLINE_PX = 3  # an odd number
+OUTLINE_PX = 2
 UNLABELLED: Colour = (128, 128, 128)
 # For labels without a colour of their own (after Okabe and Ito).
 PALETTE: Sequence[Colour] = (
@@ -53,7 +53,7 @@ def paint(image: Image.Image, masks: Sequence[tuple[CocoRLE, Colour]]) -> Image.
             lambda value: 255 * (value > 127)
         )
         inside = np.asarray(reduced) > 0
-        edge = inside & (np.asarray(reduced.filter(ImageFilter.MinFilter(OUTLINE_PX))) == 0)
+        edge = inside & (np.asarray(reduced.filter(ImageFilter.MinFilter(2 * OUTLINE_PX + 1))) == 0)
         canvas[inside] += OPACITY * (np.array(colour, np.float32) - canvas[inside])
         canvas[edge] = colour
     return Image.fromarray(canvas.round().astype(np.uint8))

@@ -48,36 +48,31 @@ def build(answers: Answers, questions: Questions, config: LabelConfig, min_score
     }
 
 
-def find(
-    predictions: Iterable[dict[str, Any]], version: str, questions: Questions
-) -> tuple[int | None, int | None]:
-    """Look for a task's prediction for the same questions.
+def of_version(predictions: Iterable[dict[str, Any]], version: str) -> dict[str, Any] | None:
+    """Return the first prediction of a version, which the editor opens a task with; None without one."""
+    return next((stored for stored in predictions if stored.get("model_version") == version), None)
 
-    Args:
-        predictions: The task's predictions as Label Studio returns them.
-        version: The version that serves the project.
-        questions: What would be asked.
 
-    Returns:
-        The number of the prediction of this version for these questions, and that of one of this version
-        which does not say what was asked; None where there is none.
-    """
-    same = unclear = None
-    for prediction in predictions:
-        if prediction.get("model_version") == version:
-            asked = _asked(prediction.get("result"))
-            if asked == dict(questions):
-                same = prediction["id"]
-            elif not asked:
-                unclear = prediction["id"]
-    return same, unclear
+def asked_in(prediction: dict[str, Any]) -> dict[str, Any]:
+    """Return the questions that a stored prediction answers; empty if it does not say."""
+    asked: dict[str, Any] = {}
+    result = prediction.get("result")
+    for item in result if isinstance(result, list) else []:
+        meta = item.get("meta") if isinstance(item, dict) else None
+        origin = meta.get("pixellm") if isinstance(meta, dict) else None
+        if isinstance(origin, dict):
+            if isinstance(origin.get("asked"), dict):
+                return dict(origin["asked"])
+            if isinstance(origin.get("prompt"), str):
+                asked[origin["prompt"]] = None
+    return asked
 
 
 def found_nothing(database: Database, project: str, task: int, version: str, questions: Questions) -> bool:
     """Whether the proposals tell that this version answered these questions about a task without any mask.
 
-    They decide about a prediction without regions in a project without an answer control: nothing in it says
-    what was asked.
+    They decide about a prediction that does not say what was asked: one without masks in a project without an
+    answer control has nothing to say it in.
 
     Raises:
         DatabaseUnavailable: The database cannot be used.
@@ -90,17 +85,3 @@ def found_nothing(database: Database, project: str, task: int, version: str, que
         ).all()
     empty = {prompt for prompt, targets in rows if not any(any(target["box"]) for target in targets)}
     return questions.keys() <= empty
-
-
-def _asked(result: object) -> dict[str, Any]:
-    """Return what a prediction says of its questions; empty if it says nothing."""
-    asked: dict[str, Any] = {}
-    for item in result if isinstance(result, list) else []:
-        meta = item.get("meta") if isinstance(item, dict) else None
-        origin = meta.get("pixellm") if isinstance(meta, dict) else None
-        if isinstance(origin, dict):
-            if isinstance(origin.get("asked"), dict):
-                return dict(origin["asked"])
-            if isinstance(origin.get("prompt"), str):
-                asked[origin["prompt"]] = None
-    return asked

@@ -124,22 +124,20 @@ class Run:
         if self._selection.again or not row.get("predictions"):
             return False
         version = await self._services.asker.version()
-        same, unclear = predictions.find(row["predictions"], version, questions)
-        is_done = same is not None or (
-            unclear is not None
-            and await asyncio.to_thread(
-                predictions.found_nothing,
-                self._services.database,
-                self._project,
-                row["id"],
-                version,
-                questions,
-            )
+        stored = predictions.of_version(row["predictions"], version)
+        if stored is None or not await self._answers(stored, questions, row["id"], version):
+            return False
+        self.summary.already_done += 1
+        await self._show(version)
+        return True
+
+    async def _answers(self, stored: dict[str, Any], questions: Questions, task: int, version: str) -> bool:
+        """Whether a stored prediction answers these questions."""
+        if asked := predictions.asked_in(stored):
+            return asked == dict(questions)
+        return await asyncio.to_thread(
+            predictions.found_nothing, self._services.database, self._project, task, version, questions
         )
-        if is_done:
-            self.summary.already_done += 1
-            await self._show(version)
-        return is_done
 
     async def _predict(self, task: Task, questions: Questions, stored: list[dict[str, Any]]) -> None:
         """Ask about a task and store its prediction."""
@@ -148,7 +146,7 @@ class Run:
             prediction = await asyncio.to_thread(
                 predictions.build, answers, questions, self._config, self._min_score
             )
-            await self._store(task.id, prediction, questions, stored)
+            await self._store(task.id, prediction, stored)
         except (BadTask, JobFailed) as error:
             self.summary.add_failure(task.id, str(error))
         except LabelStudioUnavailable as error:
@@ -162,13 +160,12 @@ class Run:
             self._in_progress.release()
         self._services.progress.step()
 
-    async def _store(
-        self, task: int, prediction: Prediction, questions: Questions, stored: list[dict[str, Any]]
-    ) -> None:
-        """Store a prediction in place of an earlier one for the same questions.
+    async def _store(self, task: int, prediction: Prediction, stored: list[dict[str, Any]]) -> None:
+        """Store a prediction in place of an earlier one of its version.
 
-        One without masks is stored too: Label Studio asks the backend about each opened task that has no
-        prediction, and about each task of a batch that has none of the serving version.
+        The editor opens a task with the first prediction of the version that the project names, so a second
+        one would not be seen. One without masks is stored too: Label Studio asks the backend about each
+        opened task that has no prediction, and about each task of a batch that has none of the version.
         """
         attempts = 0
 
@@ -178,12 +175,11 @@ class Run:
             client = self._services.label_studio
             if attempts > 1:  # the first attempt may have been stored although its response was lost
                 stored = client.predictions(task)
-            same, unclear = predictions.find(stored, prediction["model_version"], questions)
-            earlier = same if has_masks(prediction) or same is not None else unclear
+            earlier = predictions.of_version(stored, prediction["model_version"])
             if earlier is None:
                 client.predict(task, prediction)
             else:
-                client.replace_prediction(earlier, prediction)
+                client.replace_prediction(earlier["id"], prediction)
 
         await self._services.patience.call(send)
 

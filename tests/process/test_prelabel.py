@@ -107,7 +107,7 @@ def test_by_default_every_label_is_asked_for_and_a_task_s_own_prompt_comes_first
     assert len(api.stored) == 2
 
 
-def test_another_prompt_is_asked_and_again_replaces(
+def test_another_prompt_replaces_and_again_asks_the_same(
     server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:
     api = LabelStudioApi(server, tasks(3))
@@ -117,12 +117,11 @@ def test_another_prompt_is_asked_and_again_replaces(
     assert prelabel("--prompt", "the circle", "--limit", "2") == 0  # goes on with those that are left
     assert len(api.stored) == 3 and "1 predicted, 0 with nothing found, 2 skipped" in capsys.readouterr().out
     assert prelabel("--prompt", "the square") == 0
-    assert len(api.stored) == 6
+    assert [labels(prediction) for prediction in api.stored.values()] == [[["Square"]]] * 3
     for prediction in api.stored.values():
         prediction["score"] = -1
-    assert prelabel("--prompt", "the square", "--again") == 0
-    assert len(api.stored) == 6
-    assert sorted(prediction["score"] for prediction in api.stored.values()) == [-1, -1, -1, 0.75, 0.75, 0.75]
+    assert prelabel("--prompt", "the square", "--again", "--limit", "2") == 0
+    assert sorted(prediction["score"] for prediction in api.stored.values()) == [-1, 0.75, 0.75]
 
 
 @pytest.mark.parametrize("config", [None, NO_ANSWER])
@@ -141,7 +140,7 @@ def test_nothing_found_is_stored_and_not_asked_again(
     assert prelabel("--prompt", "nothing at all", "--again") == 0
     assert len(api.stored) == 2
     assert prelabel("--prompt", "the circle") == 0
-    assert len(api.stored) == 4
+    assert [labels(prediction) for prediction in api.stored.values()] == [[["Circle"]]] * 2
 
 
 def test_predictions_of_a_batch_count(server: ImageServer, workers: Workers) -> None:
@@ -170,7 +169,8 @@ def test_an_ontology_names_the_labels(server: ImageServer, workers: Workers, tmp
         assert "No label of this project" not in answer["value"]["text"][0]
     assert prelabel("--ontology", str(ontology)) == 0 and len(api.stored) == 2
     ontology.write_text(json.dumps({"round things": "Triangle", "nothing": "Triangle", "boxes": "Square"}))
-    assert prelabel("--ontology", str(ontology)) == 0 and len(api.stored) == 4
+    assert prelabel("--ontology", str(ontology)) == 0 and len(api.stored) == 2
+    assert labels(api.stored[1]) == [["Triangle"], ["Square"]]
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from backend.prelabelling.drawing import UNLABELLED, label_colours, paint
-from backend.prelabelling.predictions import find
+from backend.prelabelling.predictions import asked_in, of_version
 from backend.prelabelling.preview import evenly
 from backend.prelabelling.progress import Progress
 from backend.prelabelling.questions import BadQuestions, from_ontology
@@ -90,7 +90,7 @@ def test_choices_are_even_and_never_more_than_there_are() -> None:
     assert evenly([1, 2], 5) == [1, 2] and evenly([], 3) == []
 
 
-def test_a_prediction_is_recognized_by_its_version_and_questions() -> None:
+def test_a_prediction_says_what_was_asked() -> None:
     def prediction(number: int, version: str, *metas: object) -> dict[str, Any]:
         return {"id": number, "model_version": version, "result": [{"meta": meta} for meta in metas]}
 
@@ -101,11 +101,15 @@ def test_a_prediction_is_recognized_by_its_version_and_questions() -> None:
         prediction(4, "new", None),
         {"id": 5, "model_version": None, "result": None},
     ]
-    assert find(stored, "new", {"cups": None, "books": None}) == (2, 4)
-    assert find(stored, "new", {"cups": None}) == (None, 4)
-    assert find(stored, "new", {"spoons": None}) == (3, 4)
-    assert find(stored, "new", {"spoons": "Spoon"}) == (None, 4)
-    assert find(stored, "old", {"cups": None}) == (1, None)
+    assert of_version(stored, "old") == stored[0] and of_version(stored, "new") == stored[1]
+    assert of_version(stored, "newest") is None
+    assert [asked_in(one) for one in stored] == [
+        {"cups": None},
+        {"cups": None, "books": None},
+        {"spoons": None},
+        {},
+        {},
+    ]
 
 
 def test_labels_have_the_colours_of_the_configuration() -> None:
