@@ -126,8 +126,9 @@ class LabelStudioClient:
         except SiteError as error:  # a personal token that is not valid
             raise LabelStudioUnavailable(str(error)) from error
         except httpx.HTTPError as error:
+            reason = str(error).rstrip(".") or type(error).__name__
             raise LabelStudioUnavailable(
-                f"Label Studio (LABEL_STUDIO_URL) cannot be asked: {error or type(error).__name__}."
+                f"Label Studio (LABEL_STUDIO_URL) cannot be asked: {reason}."
             ) from error
         if response.is_success:
             return response.json() if response.content else None

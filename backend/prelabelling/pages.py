@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from backend.label_studio.client import LabelStudioClient, LabelStudioUnavailable
-from backend.prelabelling.patience import Patience
+from backend.prelabelling.patience import Failures, Patience
 
 
 async def all_tasks(
@@ -25,7 +25,7 @@ async def all_tasks(
         LabelStudioUnavailable: Label Studio refuses, or is away for too long.
     """
     seen: set[int] = set()
-    attempts = 0
+    failures = Failures()
     while True:
         tasks = label_studio.tasks(project, details=details)
         try:
@@ -33,11 +33,10 @@ async def all_tasks(
                 patience.is_back()
                 if task["id"] not in seen:
                     seen.add(task["id"])
-                    attempts = 0
+                    failures = Failures()
                     yield task
         except LabelStudioUnavailable as error:
-            await patience.wait(error, attempts)
-            attempts += 1
+            await patience.wait(error, failures)
         else:
             return
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TypeVar
 
 import httpx
@@ -15,7 +16,21 @@ T = TypeVar("T")
 
 PAUSES_S = (1.0, 2.0, 5.0, 10.0, 30.0)  # the last one is repeated
 GIVE_UP_AFTER_S = 3600.0
+MAX_ERRORS = 6  # HTTP 500 in a row: an error in Label Studio that the same request meets again
 MAX_REQUESTS = 4  # at once; annotators use the same server
+
+
+@dataclass
+class Failures:
+    """The failures of one request in a row.
+
+    Attributes:
+        count: How many there were.
+        since: When the first one was (`time.monotonic`).
+    """
+
+    count: int = 0
+    since: float = 0.0
 
 
 class Patience:
@@ -28,50 +43,51 @@ class Patience:
             note: Shows a message to the user.
         """
         self._note = note
-        self._away_since: float | None = None
+        self._is_away = False
         self._slots = asyncio.Semaphore(MAX_REQUESTS)
 
     async def call(self, request: Callable[[], T]) -> T:
         """Run `request` in a thread until it succeeds.
 
         Raises:
-            LabelStudioUnavailable: Label Studio refuses the request, or was away for GIVE_UP_AFTER_S.
+            LabelStudioUnavailable: As `wait`.
         """
-        attempts = 0
+        failures = Failures()
         while True:
             try:
                 async with self._slots:
                     result = await asyncio.to_thread(request)
             except LabelStudioUnavailable as error:
-                await self.wait(error, attempts)
-                attempts += 1
+                await self.wait(error, failures)
             else:
                 self.is_back()
                 return result
 
-    async def wait(self, error: LabelStudioUnavailable, attempts: int) -> None:
+    async def wait(self, error: LabelStudioUnavailable, failures: Failures) -> None:
         """Pause before a request is repeated.
 
         Args:
             error: Why it failed.
-            attempts: How often it had failed before.
+            failures: Those before; this one is added.
 
         Raises:
-            LabelStudioUnavailable: `error`, if repeating does not help or it has lasted too long.
+            LabelStudioUnavailable: `error`, if Label Studio refuses the request, fails at it again and again,
+                or was away for GIVE_UP_AFTER_S.
         """
-        if not is_away(error):
+        failures.count += 1
+        failures.since = failures.since or time.monotonic()
+        fails_at_this = error.status == httpx.codes.INTERNAL_SERVER_ERROR and failures.count >= MAX_ERRORS
+        if not is_away(error) or fails_at_this or time.monotonic() - failures.since > GIVE_UP_AFTER_S:
             raise error
-        if self._away_since is None:
-            self._away_since = time.monotonic()
+        if not self._is_away:
+            self._is_away = True
             self._note(f"{str(error).rstrip()} Waiting for it.")
-        elif time.monotonic() - self._away_since > GIVE_UP_AFTER_S:
-            raise error
-        await asyncio.sleep(PAUSES_S[min(attempts, len(PAUSES_S) - 1)])
+        await asyncio.sleep(PAUSES_S[min(failures.count, len(PAUSES_S)) - 1])
 
     def is_back(self) -> None:
         """Say that Label Studio answers again, if it did not before."""
-        if self._away_since is not None:
-            self._away_since = None
+        if self._is_away:
+            self._is_away = False
             self._note("Label Studio answers again.")
 
 

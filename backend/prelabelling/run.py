@@ -24,8 +24,8 @@ from label_config import LabelConfig
 from worker.store import Database
 
 MAX_TASKS_IN_PROGRESS = MAX_OUTSTANDING
-# Every further prediction would be refused too.
-FATAL_STATUSES = (401, 403)
+# Every further prediction would be refused too, or Label Studio has been away for too long.
+FATAL_STATUSES = (401, 403, 429, 502, 503, 504)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Run:
         except (BadTask, JobFailed) as error:
             self.summary.add_failure(task.id, str(error))
         except LabelStudioUnavailable as error:
-            if error.status is None or error.status >= 500 or error.status in FATAL_STATUSES:
+            if error.status is None or error.status in FATAL_STATUSES:
                 raise
             self.summary.add_failure(task.id, str(error))
         else:

@@ -60,5 +60,7 @@ class Summary:
             lines.append(f"  failed, {len(tasks)} (task {named}): {message}")
         if self.unknown:
             words = ", ".join(sorted(self.unknown))
-            lines.append(f"  The model does not know: {words}. Finding nothing means nothing there.")
+            lines.append(
+                f"  The model was never taught: {words}; that nothing was found for it says nothing."
+            )
         return lines

@@ -246,6 +246,17 @@ def test_label_studio_is_waited_for_and_no_prediction_is_stored_twice(
     assert "Waiting for it." in captured.err and "Label Studio answers again." in captured.err
 
 
+def test_a_task_that_label_studio_always_fails_at_does_not_stop_the_others(
+    server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = LabelStudioApi(server, tasks(5))
+    api.on_prediction = lambda prediction: 500 if prediction["task"] == 2 else None
+    workers.start("patient")
+    assert prelabel("--prompt", "the circle") == 1
+    shown = capsys.readouterr().out
+    assert "4 predicted" in shown and "failed, 1 (task 2): Label Studio answered HTTP 500" in shown
+
+
 def test_a_missing_worker_is_waited_for_with_a_message(
     server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:

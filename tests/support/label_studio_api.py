@@ -18,8 +18,8 @@ PROJECT = "12"
 class LabelStudioApi:
     """One project. Pages, totals and the 404 behind the last page are as Label Studio 1.23 gives them.
 
-    `on_page` is called with the number of each page before it is answered, `on_store` before a prediction is
-    stored; what they return is answered instead.
+    `on_page` is called with the number of each page before it is answered, `on_store` and `on_prediction`
+    with the number and the content of each new prediction; a status that they return is answered instead.
     """
 
     def __init__(self, server: ImageServer, tasks: list[dict[str, Any]], config: str = CONFIG) -> None:
@@ -30,6 +30,7 @@ class LabelStudioApi:
         self.config = config
         self.on_page: Callable[[int], int | None] = lambda page: None
         self.on_store: Callable[[int], int | None] = lambda number: None
+        self.on_prediction: Callable[[dict[str, Any]], int | None] = lambda prediction: None
         self.pages: list[int] = []
         self._server = server
         self._numbers = itertools.count(1)
@@ -85,7 +86,7 @@ class LabelStudioApi:
             return
         number = next(self._numbers)
         prediction = body_of(handler) | {"id": number}
-        status = self.on_store(number)
+        status = self.on_store(number) or self.on_prediction(prediction)
         if status is None or status == 502:  # a proxy that lost the response
             self.stored[number] = prediction
             self._server.routes[f"/api/predictions/{number}/"] = self._prediction

@@ -72,7 +72,7 @@ def test_failures_that_differ_only_in_the_address_are_of_one_kind() -> None:
 
 
 def test_words_that_the_model_does_not_know_are_named() -> None:
-    assert "does not know: rocket" in Summary(unknown={"rocket"}).lines()[-1]
+    assert "never taught: rocket;" in Summary(unknown={"rocket"}).lines()[-1]
 
 
 def test_a_log_gets_lines_with_rate_and_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
