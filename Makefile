@@ -18,7 +18,7 @@ test: $(ENVIRONMENT) ## Run all tests, those in a browser included (ARGS="-k nam
 	@$(BIN)/python -m demo.system
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-quick: $(ENVIRONMENT) ## Run the tests that need neither browser, Label Studio nor containers (ARGS as above)
+test-quick: $(ENVIRONMENT) ## Run unit tests and docstring examples; no Redis, worker, database or browser (ARGS as above)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/unit $(PACKAGES) -m "not slow" $(ARGS)
 
 lint: $(ENVIRONMENT) ## Check style and types
@@ -30,7 +30,7 @@ format: $(ENVIRONMENT) ## Put the code into its style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(ENVIRONMENT) ## Print the tables of benchmarks/
+bench: $(ENVIRONMENT) ## Run the benchmarks that need no photos and print their tables
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 clean: ## Remove caches, the demo's data and test artifacts

@@ -1,4 +1,4 @@
-"""The command line: `python -m backend [serve | collect | reconcile]`."""
+"""The command line: `python -m backend [serve | collect | reconcile | prelabel]`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from backend.corrections.collector import Collector
 from backend.corrections.process import collect
 from backend.http.app import create_app
 from backend.label_studio.client import LabelStudioUnavailable
+from backend.prelabelling import command as prelabelling
 from backend.settings import BackendSettings
 from label_config import ConfigError
 from worker.startup import EXIT_CANNOT_START, configure_logging, read_settings
@@ -24,6 +25,7 @@ from worker.store import DatabaseUnavailable
 # Prompts that wait at a shutdown are answered by the next process when they are sent again.
 SHUTDOWN_TIMEOUT_S = 5
 LISTEN_BACKLOG = 2048
+SETTINGS = "Settings are environment variables, listed in docs/settings.md."
 
 log = logging.getLogger("backend")
 
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _collect(settings)
         case "reconcile":
             return _reconcile(parsed.project)
+        case "prelabel":
+            return prelabelling.prelabel(parsed, settings)
         case _:
             return _serve(settings)
 
@@ -52,16 +56,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m backend",
-        description="The Label Studio backend of PixelLM Assist; without a command it serves. "
-        "Settings are environment variables.",
+        description=f"The Label Studio backend of PixelLM Assist; without a command it serves. {SETTINGS}",
     )
-    commands = parser.add_subparsers(dest="command", metavar="command", title="commands")
-    commands.add_parser("serve", help="answer Label Studio's requests (the default)")
-    commands.add_parser("collect", help="turn webhooks into corrections, and request trainings")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, text in (
+        ("serve", "answer Label Studio's requests (the default)"),
+        ("collect", "turn webhooks into corrections, and request trainings"),
+    ):
+        commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}")
+    text = "compare the corrections with Label Studio's annotations once, and exit"
     reconcile = commands.add_parser(
-        "reconcile", help="compare the corrections with Label Studio's annotations once, and exit"
+        "reconcile", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}"
     )
-    reconcile.add_argument("--project", help="the project's number (default: all known projects)")
+    reconcile.add_argument(
+        "--project", metavar="N", help="the project's number (default: all known projects)"
+    )
+    text = "store predictions for all tasks of a project, and exit"
+    prelabelling.add_arguments(
+        commands.add_parser("prelabel", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}")
+    )
     return parser
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class BackgroundTasks:
-    """Starts coroutines that nobody awaits, and ends them at shutdown.
+    """Starts coroutines without awaiting them, and ends them at shutdown.
 
     The event loop only keeps weak references to its tasks, so they are held here until they are done.
     """

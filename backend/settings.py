@@ -29,7 +29,10 @@ class BackendSettings(Settings):
         30, ge=0, le=600, description="How long a batch waits for its answers; the rest is sent on later."
     )
     history_turns: int = Field(
-        4, ge=0, description="How many earlier prompts on the same task go with a new one."
+        4,
+        ge=0,
+        description="How many earlier turns go with a prompt that refers back to them, if the model was "
+        "trained on turns (`trained_on_turns` in its config).",
     )
     model_score_threshold: float = Field(
         0.0, ge=0, le=1, description="Targets with a lower score are not shown."

@@ -28,13 +28,13 @@ class Row:
     """The measurements of one mask.
 
     Attributes:
-        size: width x height in pixels.
-        mask: name of the mask.
-        bytes: length of the encoding.
-        encode_s: seconds to encode.
-        sdk_encode_s: seconds the SDK takes to encode.
-        decode_s: seconds to decode.
-        sdk_decode_s: seconds the SDK takes to decode.
+        size: Width x height in pixels.
+        mask: Name of the mask.
+        bytes: Length of the encoding.
+        encode_s: Seconds to encode.
+        sdk_encode_s: Seconds the SDK takes to encode.
+        decode_s: Seconds to decode.
+        sdk_decode_s: Seconds the SDK takes to decode.
     """
 
     size: str
@@ -76,12 +76,12 @@ def measure(name: str, mask: Mask, repeats: int) -> Row:
     """Time both codecs on one mask.
 
     Args:
-        name: names the mask in the table.
+        name: Names the mask in the table.
         mask: (H, W) bool.
-        repeats: runs of each; the fastest counts.
+        repeats: Runs of each; the fastest counts.
 
     Raises:
-        AssertionError: the two codecs disagree.
+        AssertionError: The two codecs disagree.
     """
     height, width = mask.shape
     grey = mask.astype(np.uint8) * 255

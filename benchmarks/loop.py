@@ -97,10 +97,10 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
     """Run the loop.
 
     Args:
-        photos: folder of the photos.
-        after: numbers of corrections after which to retrain and evaluate.
-        folder: data directory of the project.
-        redis_url: where jobs are queued.
+        photos: Folder of the photos.
+        after: Numbers of corrections after which to retrain and evaluate.
+        folder: Data directory of the project.
+        redis_url: Where jobs are queued.
 
     Returns:
         One row per step.
@@ -127,10 +127,10 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
             row["verdict"] = f"{state}: {(run.verdict or {}).get('why', run.error)}"
             if run.version:
                 row["share"] = registry.manifest(split_name(run.version)[1] or "").metrics["share"]
-        pointer = registry.pointer(PROJECT)
+        pointer = registry.serving_pointer(PROJECT)
         serving = base
         if pointer and pointer.adapter:
-            serving = base.with_adapter(registry.folder(pointer.adapter), pointer.adapter)
+            serving = base.with_adapter(registry.verified_folder(pointer.adapter), pointer.adapter)
         ious = [question.iou for question in evaluate(serving, held_out).questions]
         row["gIoU"] = round(float(np.mean(ious)), 4)
         row["ratio"] = round(row["gIoU"] / max(1e-3, (rows[0] if rows else row)["gIoU"]), 2)

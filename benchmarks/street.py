@@ -20,7 +20,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from pixellm_model import Request, Segmentation, Segmenter
-from pixellm_model.learning.finetune import FineTuneRecipe, fine_tune
+from pixellm_model.learning.finetune import fine_tune
+from pixellm_model.learning.recipe import FineTuneRecipe
 from pixellm_model.samples import PLACEHOLDER, Question, Sample
 
 

@@ -52,13 +52,14 @@ def _run(arguments: argparse.Namespace) -> int:
         proved = _prove(stack, arguments.image.resolve(), arguments.prompt)
         if arguments.once:
             return 0 if proved else 1
-        print("  Type a prompt above the image, press Enter, accept the masks, Submit.")
+        print("  Switch on Auto-Annotation in the bar below the image. Type a prompt above it, press Enter,")
+        print("  accept the masks with the tick in the bar, then Submit.")
         print("  Ctrl-C stops everything.", flush=True)
         try:
             ended = stack.services.watch()
         except KeyboardInterrupt:
             return 0
-        raise DemoError(f"{ended.name} ended by itself: {ended.last_words()}", ended.log)
+        raise DemoError(f"{ended.name} ended by itself: {ended.last_log_line()}", ended.log)
     finally:
         # A second Ctrl-C must not leave half of it running.
         for number in STOP_SIGNALS:

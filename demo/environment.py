@@ -16,7 +16,19 @@ OLDEST_PYTHON = (3, 11)
 
 
 def make(venv: Path, title: str, constraints: Path, requirements: list[str]) -> None:
-    """Create or complete `venv`. `venv/.complete` is written last: a broken installation is repeated."""
+    """Create or complete a virtual environment.
+
+    The file `.complete` is written last, so that an interrupted installation is repeated.
+
+    Args:
+        venv: The environment's folder.
+        title: What is installed, for people.
+        constraints: A constraints file for pip.
+        requirements: Arguments of `pip install`.
+
+    Raises:
+        DemoError: This Python is too old, or the environment or a package cannot be installed.
+    """
     if sys.version_info < OLDEST_PYTHON:
         oldest = ".".join(map(str, OLDEST_PYTHON))
         raise DemoError(f"Python {oldest} or newer is needed; name one: make PYTHON=/path/to/python{oldest}.")

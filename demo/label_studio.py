@@ -130,7 +130,19 @@ class LabelStudio:
         return int(backend["id"])
 
     def ask(self, backend: int, task: int, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Send the editor's `results` as it does on Enter; returns the backend's results."""
+        """Send results as the editor does on Enter.
+
+        Args:
+            backend: Label Studio's number of the backend.
+            task: The task's number.
+            results: The results on the screen, the typed prompt among them.
+
+        Returns:
+            The backend's results.
+
+        Raises:
+            DemoError: Label Studio reports that the backend failed.
+        """
         answer = self._call(
             "POST",
             f"/api/ml/{backend}/interactive-annotating",

@@ -23,7 +23,20 @@ class Proof:
 
 
 def ask(label_studio: LabelStudio, backend: int, task: int, prompt: str) -> Proof:
-    """Enter `prompt` as the editor does. Raises DemoError when Label Studio reports a failed backend."""
+    """Enter a prompt as the editor does.
+
+    Args:
+        label_studio: The server.
+        backend: Its number of the backend.
+        task: The task's number.
+        prompt: The prompt.
+
+    Returns:
+        The model's answer.
+
+    Raises:
+        DemoError: Label Studio reports that the backend failed.
+    """
     typed = {
         "id": "demo-prompt",
         "from_name": PROMPT_CONTROL,

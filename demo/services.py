@@ -35,12 +35,12 @@ class Service:
         deadline = time.monotonic() + timeout_s
         while not ready():
             if self.process.poll() is not None:
-                raise DemoError(f"{self.name} ended by itself: {self.last_words()}", self.log)
+                raise DemoError(f"{self.name} ended by itself: {self.last_log_line()}", self.log)
             if time.monotonic() > deadline:
                 raise DemoError(f"{self.name} was not ready after {timeout_s:.0f} s.", self.log)
             time.sleep(POLL_INTERVAL_S)
 
-    def last_words(self) -> str:
+    def last_log_line(self) -> str:
         """The last line of the log."""
         lines = self.log.read_text(errors="replace").split("\n")
         return next((line.strip() for line in reversed(lines) if line.strip()), "it wrote nothing.")
@@ -66,7 +66,17 @@ class Services:
         self._running: list[Service] = []
 
     def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], cwd: Path) -> Service:
-        """Start a process that writes to a log file named after the service."""
+        """Start a process that writes to a log file named after the service.
+
+        Args:
+            name: The service's name.
+            command: The program and its arguments.
+            environment: All its environment variables.
+            cwd: The folder to start it in.
+
+        Returns:
+            The running service.
+        """
         log = self._log_folder / f"{name.lower().replace(' ', '-')}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(

@@ -1,6 +1,6 @@
-"""Prepares what the tests need besides the project's environment: Chromium and Label Studio.
+"""Installs what the tests need in addition to the project's environment: Chromium and Label Studio.
 
-`python -m demo.system` prepares both. Chromium is installed only where no password is needed.
+`python -m demo.system` installs both. Chromium is installed only where no password is needed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,18 @@ HOW = "install Chromium (on Debian: apt-get install chromium) or name one by CHR
 
 
 def chromium() -> str | None:
-    """The browser's path: the one that `CHROMIUM` names or the first on the PATH."""
+    """Return the browser's path: the one in `CHROMIUM`, else the first on the PATH; None if there is none."""
     if named := os.environ.get("CHROMIUM"):
         return shutil.which(named)
     return next(filter(None, map(shutil.which, NAMES)), None)
 
 
 def install_chromium() -> None:
-    """Installs Debian's package, as root or with a sudo that asks nothing. Raises DemoError."""
+    """Install Debian's package, as root or with a sudo that needs no password.
+
+    Raises:
+        DemoError: There is no apt-get or no such sudo, or the installation failed.
+    """
     apt = shutil.which("apt-get")
     sudo = [] if os.geteuid() == 0 else ["sudo", "--non-interactive"]
     if apt is None or (sudo and shutil.which("sudo") is None):
@@ -49,12 +53,12 @@ def install_chromium() -> None:
 
 
 def main() -> None:
-    """Install Chromium and Label Studio as far as they are missing."""
+    """Install Chromium and Label Studio unless they are installed."""
     try:
         if chromium() is None:
             install_chromium()
     except DemoError as error:
-        # The tests that need a browser say so and skip; the others run.
+        # The browser tests are then skipped with a message.
         print(f"demo: {error}")
     try:
         prepare()

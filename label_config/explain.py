@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from label_config.labels import CATCH_ALL
+from label_config.labels import fallback_label
 from label_config.reader import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl, read_config
 
 # Controls whose results this project neither writes nor reads, beside shapes that it does not use.
@@ -34,6 +34,25 @@ MAX_LISTED = 12
 
 
 @dataclass(frozen=True)
+class _Tag:
+    """An element: its tag as written, and its attributes with names in lower case."""
+
+    written: str
+    attributes: dict[str, str]
+
+    @property
+    def kind(self) -> str:
+        return self.written.lower()
+
+    @property
+    def name(self) -> str:
+        return self.attributes.get("name", "")
+
+    def __str__(self) -> str:
+        return f'<{self.written} name="{self.name}">'
+
+
+@dataclass(frozen=True)
 class Explanation:
     """What will happen with a configuration.
 
@@ -52,17 +71,23 @@ def explain(xml: str) -> Explanation:
     Args:
         xml: The configuration.
 
+    Returns:
+        The facts and the advice, each in the order in which they are to be read.
+
     Raises:
         ConfigError: It cannot be used; the message says what to change.
     """
     config = read_config(xml)
-    elements = list(ElementTree.fromstring(xml).iter())
-    return Explanation(tuple(_facts(config, elements)), tuple(_advice(config, elements)))
+    tags = [
+        _Tag(element.tag, {name.lower(): value for name, value in element.attrib.items()})
+        for element in ElementTree.fromstring(xml).iter()
+    ]
+    return Explanation(tuple(_facts(config, tags)), tuple(_advice(config, tags)))
 
 
-def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     image = f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task'
-    facts = [image, *(_shape_fact(shape, elements) for shape in config.shapes)]
+    facts = [image, *(_shape_fact(shape, tags) for shape in config.shapes)]
     if len(config.shapes) > 1:
         facts.append("a target goes to the first of these that has its label")
     if aliases := [f"{alias} -> {label.value}" for label in config.labels for alias in label.aliases]:
@@ -74,6 +99,11 @@ def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str
         if config.prompt
         else "prompts: none can be typed; masks come as predictions only"
     )
+    pointing = _pointing_tags(config, tags)
+    if pointing and config.masks:
+        facts.append(
+            f"points and boxes: {' and '.join(map(str, pointing))} correct the mask they are on, or begin one"
+        )
     facts.append(f'batches ask: the field "{config.task_prompt_key}" of a task, else every label by its name')
     facts.append(
         f'answer and messages: shown in <TextArea name="{config.answer}">'
@@ -82,24 +112,35 @@ def _facts(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str
     )
     used = {shape.name for shape in config.shapes}
     ignored = [
-        f'<{element.tag} name="{_lower(element).get("name", "")}">'
-        for element in elements
-        if element.tag.lower() in _IGNORED
-        or (element.tag.lower() in SHAPE_KINDS and _lower(element).get("name") not in used)
+        tag
+        for tag in tags
+        if tag.kind in _IGNORED or (tag.kind in SHAPE_KINDS and tag.name not in used and tag not in pointing)
     ]
     if ignored:
-        facts.append(f"neither written nor learned from: {', '.join(ignored)}")
-    facts += _limits(config, elements)
+        facts.append(f"neither written nor learned from: {', '.join(map(str, ignored))}")
+    facts += _limits(config, tags)
     return facts
 
 
-def _shape_fact(shape: ShapeControl, elements: list[ElementTree.Element]) -> str:
+def _pointing_tags(config: LabelConfig, tags: list[_Tag]) -> list[_Tag]:
+    """Return the tools that points and boxes are made with; Label Studio takes them as smart by default."""
+    used = {shape.name for shape in config.shapes}
+    return [
+        tag
+        for tag in tags
+        if tag.kind in ("keypoint", "rectangle")
+        and tag.attributes.get("smart", "true").lower() != "false"
+        and tag.name not in used
+    ]
+
+
+def _shape_fact(shape: ShapeControl, tags: list[_Tag]) -> str:
     if shape.kind in MASK_KINDS:
         what = "masks"
     else:
         what = "polygons" if shape.kind.startswith("polygon") else "rectangles"
     beside = f' with <Labels name="{shape.labels_name}">' if shape.labels_name else ""
-    fact = f'{what}: <{_written(elements, shape.name)} name="{shape.name}">{beside}'
+    fact = f'{what}: <{_written(tags, shape.name)} name="{shape.name}">{beside}'
     if shape.labels or shape.labels_key is None:
         fact += f", {len(shape.labels)} labels: {_listed(shape.labels)}"
     if shape.labels_key:
@@ -112,14 +153,13 @@ def _listed(labels: tuple[Label, ...]) -> str:
     return listed + (f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else "")
 
 
-def _limits(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+def _limits(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     """Say what a configuration asks for that is done in part only."""
     limits = []
-    images = [_lower(element) for element in elements if element.tag.lower() == "image"]
-    for image in images:
-        if image.get("name") != config.image.name:
-            limits.append(f'not read: <Image name="{image.get("name", "")}">, and whatever is drawn on it')
-        elif "valuelist" in image:
+    for image in (tag for tag in tags if tag.kind == "image"):
+        if image.name != config.image.name:
+            limits.append(f"not read: {image}, and whatever is drawn on it")
+        elif "valuelist" in image.attributes:
             limits.append(
                 "several images on a task: a prompt is about the first one, or with perItem on the "
                 "<TextArea> of prompt and answer about the one in view; only the first one is learned from"
@@ -131,13 +171,9 @@ def _limits(config: LabelConfig, elements: list[ElementTree.Element]) -> list[st
     return limits
 
 
-def _advice(config: LabelConfig, elements: list[ElementTree.Element]) -> list[str]:
+def _advice(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     advice = []
-    areas = {
-        _lower(element).get("name"): _lower(element)
-        for element in elements
-        if element.tag.lower() == "textarea"
-    }
+    areas = {tag.name: tag.attributes for tag in tags if tag.kind == "textarea"}
     if config.prompt:
         prompt = areas[config.prompt]
         if prompt.get("transcription", "").lower() == "true" or prompt.get("maxsubmissions") == "1":
@@ -152,18 +188,19 @@ def _advice(config: LabelConfig, elements: list[ElementTree.Element]) -> list[st
     if config.answer is None:
         advice.append('Add <TextArea name="answer" toName="..." editable="false"/> for answers and messages.')
     from_task = any(shape.labels_key for shape in config.shapes)
-    if not from_task and not any(label.value.casefold() in CATCH_ALL for label in config.labels):
+    if not from_task and fallback_label(config) is None:
         advice.append('A phrase that fits no label gets none; a label "Other" would take it.')
-    for element in elements:
-        value = _lower(element).get("value", "")
-        if element.tag.lower() in ("text", "header") and value.startswith("$"):
-            advice.append(f'Every task must have the field "{value[1:]}", because <{element.tag}> shows it.')
+    if _pointing_tags(config, tags) and not config.masks:
+        advice.append(
+            "Points and boxes correct masks, and there are none here; <BrushLabels> or <BitmaskLabels> would "
+            "take them."
+        )
+    for tag in tags:
+        value = tag.attributes.get("value", "")
+        if tag.kind in ("text", "header") and value.startswith("$"):
+            advice.append(f'Every task must have the field "{value[1:]}", because <{tag.written}> shows it.')
     return advice
 
 
-def _written(elements: list[ElementTree.Element], name: str) -> str:
-    return next(element.tag for element in elements if _lower(element).get("name") == name)
-
-
-def _lower(element: ElementTree.Element) -> dict[str, str]:
-    return {name.lower(): value for name, value in element.attrib.items()}
+def _written(tags: list[_Tag], name: str) -> str:
+    return next(tag.written for tag in tags if tag.name == name)

@@ -67,7 +67,22 @@ def map_label(phrase: str, config: LabelConfig) -> str | None:
         The value that results carry; None if no label fits.
     """
     label, _ = _find_label(phrase, config)
-    return label or _fallback(config)
+    return label or fallback_label(config)
+
+
+def fallback_label(config: LabelConfig) -> str | None:
+    """Return the label of phrases that name none.
+
+    Args:
+        config: The project's labeling configuration.
+
+    Returns:
+        The value of the label with a name in CATCH_ALL, else of the only label; None if there is neither.
+    """
+    for label in config.labels:
+        if any(name.casefold() in CATCH_ALL for name in (label.value, *label.aliases)):
+            return label.value
+    return config.labels[0].value if len(config.labels) == 1 else None
 
 
 def labels_in_prompt(prompt: str, config: LabelConfig) -> dict[str, str]:
@@ -159,11 +174,3 @@ def _singulars(word: str) -> Iterator[str]:
     if word.endswith(("ses", "xes", "zes", "ches", "shes", "oes")):
         yield word[:-2]
     yield word[:-1]
-
-
-def _fallback(config: LabelConfig) -> str | None:
-    """Return the label for phrases that name none."""
-    for label in config.labels:
-        if any(name.casefold() in CATCH_ALL for name in (label.value, *label.aliases)):
-            return label.value
-    return config.labels[0].value if len(config.labels) == 1 else None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, get_args
 from xml.etree import ElementTree
@@ -43,10 +43,12 @@ class Label:
     Attributes:
         value: What results carry.
         aliases: Further names of the same thing.
+        background: The colour that the editor gives it, as in CSS; empty if the configuration names none.
     """
 
     value: str
     aliases: tuple[str, ...] = ()
+    background: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class LabelConfig:
         task_prompt_key: The field of a task's data that may hold a prompt for batches.
         item_index: Which of a task's images is meant; None if the task has one image.
         answer_per_item: Whether each of a task's images has an answer of its own.
+        pointing: The names of the tools without labels that are declared smart: they send points and boxes.
     """
 
     image: ImageControl
@@ -102,14 +105,22 @@ class LabelConfig:
     task_prompt_key: str = DEFAULT_PROMPT_KEY
     item_index: int | None = None
     answer_per_item: bool = False
+    pointing: tuple[str, ...] = ()
 
     @property
     def labels(self) -> tuple[Label, ...]:
         """The labels of all shapes; one that several have is named once, with the aliases of all."""
-        aliases: dict[str, dict[str, None]] = {}
+        labels: dict[str, Label] = {}
         for label in (label for shape in self.shapes for label in shape.labels):
-            aliases.setdefault(label.value, {}).update(dict.fromkeys(label.aliases))
-        return tuple(Label(value, tuple(names)) for value, names in aliases.items())
+            known = labels.setdefault(label.value, label)
+            aliases = tuple(dict.fromkeys((*known.aliases, *label.aliases)))
+            labels[label.value] = Label(label.value, aliases, known.background or label.background)
+        return tuple(labels.values())
+
+    @property
+    def masks(self) -> tuple[ShapeControl, ...]:
+        """The controls for brush masks and bitmasks, which points and boxes work on."""
+        return tuple(shape for shape in self.shapes if shape.kind in MASK_KINDS)
 
     def shape_for(self, label: str | None) -> ShapeControl:
         """Return the first control that has the label, else the first control."""
@@ -164,6 +175,9 @@ def read_config(xml: str) -> LabelConfig:
     Args:
         xml: The configuration as Label Studio sends it.
 
+    Returns:
+        What is used of the configuration.
+
     Raises:
         ConfigError: It is no XML, or it lacks an image, masks or labels, or controls are ambiguous.
     """
@@ -180,13 +194,15 @@ def read_config(xml: str) -> LabelConfig:
     ]
     prompt = _prompt_tag(texts)
     answer = _answer_tag([tag for tag in texts if tag is not prompt])
+    shapes = _shapes([tag for tag in shape_tags if tag.attributes.get("toname") == image.name], tags)
     return LabelConfig(
         image=image,
-        shapes=_shapes([tag for tag in shape_tags if tag.attributes.get("toname") == image.name], tags),
+        shapes=shapes,
         prompt=prompt.name if prompt else None,
         answer=answer.name if answer else None,
         task_prompt_key=_task_prompt_key(tags, prompt),
         answer_per_item=answer is not None and answer.has_flag("peritem", True),
+        pointing=_pointing_tools(tags, image, {shape.name for shape in shapes}),
     )
 
 
@@ -225,10 +241,31 @@ def _shape_tags(tags: list[_Tag]) -> list[_Tag]:
             "The labeling configuration has nowhere to put masks; add "
             '<BrushLabels name="mask" toName="image"> with a <Label value="..."/> for each class.'
         )
+    # A smart <Rectangle> beside other controls is there to point with.
+    shape_tags = [tag for tag in shape_tags if not _is_pointing_tool(tag)] or shape_tags
     for tag in shape_tags:
         if not tag.name:
             raise ConfigError(f'The <{tag.element.tag}> tag has no name; give it name="mask".')
     return sorted(shape_tags, key=lambda tag: (tag.name != "mask", _rank(tag)))
+
+
+def _pointing_tools(tags: list[_Tag], image: ImageControl, outputs: set[str]) -> tuple[str, ...]:
+    """Return the names of the pointing tools on the image that no regions are made for."""
+    return tuple(
+        tag.name
+        for tag in tags
+        if _is_pointing_tool(tag)
+        and tag.attributes.get("toname") == image.name
+        and tag.name
+        and tag.name not in outputs
+    )
+
+
+def _is_pointing_tool(tag: _Tag) -> bool:
+    """Return whether a tag is a tool without labels that is declared smart."""
+    return tag.tag in ("keypoint", "rectangle") and (
+        tag.has_flag("smart", True) or tag.has_flag("smartonly", True)
+    )
 
 
 def _rank(tag: _Tag) -> int:
@@ -326,7 +363,8 @@ def _label(attributes: Mapping[str, Any]) -> Label | None:
     # Results carry the alias of a label that has one; the editor shows the value.
     result_value = alias or value
     names = [value, *(name.strip() for name in predicted.split(","))]
-    return Label(result_value, tuple(dict.fromkeys(name for name in names if name and name != result_value)))
+    aliases = tuple(dict.fromkeys(name for name in names if name and name != result_value))
+    return Label(result_value, aliases, str(attributes.get("background") or "").strip())
 
 
 def _with_task_labels(shape: ShapeControl, entries: Any) -> ShapeControl:

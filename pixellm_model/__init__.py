@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from pixellm_model.errors import CheckpointError, PromptError
+from pixellm_model.clicks.points import Click
+from pixellm_model.errors import CheckpointError, ClickError, PromptError
 from pixellm_model.request import Picture, Request
 
 if TYPE_CHECKING:
@@ -16,6 +17,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     "CheckpointError",
+    "Click",
+    "ClickError",
     "Picture",
     "PrefixCache",
     "PromptError",

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,12 +17,14 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+CHECKPOINT_HELP = "checkpoint folder (default: the shipped pixellm-mini)"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command.
 
     Args:
-        argv: the arguments; those of the process by default.
+        argv: The arguments; those of the process by default.
 
     Returns:
         The exit status: 0, or 2 after an error, which is one line on stderr.
@@ -37,37 +42,38 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m pixellm_model", description="PixelLM on the command line."
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    _add_segment(commands.add_parser("segment", help="segment an image by a prompt"))
-    _add_convert(
-        commands.add_parser("convert", help="write a self-contained safetensors folder, tower included")
-    )
-    _add_inspect(commands.add_parser("inspect", help="print what a checkpoint is"))
-    _add_evaluate(commands.add_parser("evaluate", help="measure a model on annotated images"))
-    _add_train(commands.add_parser("train", help="fine-tune an adapter (docs/training.md)"))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text, add_arguments in (
+        ("segment", "segment an image by a prompt", _add_segment),
+        ("convert", "write a self-contained safetensors folder, tower included", _add_convert),
+        ("inspect", "print what a checkpoint is", _add_inspect),
+        ("evaluate", "measure a model on annotated images", _add_evaluate),
+        ("train", "fine-tune an adapter (docs/training.md)", _add_train),
+    ):
+        add_arguments(commands.add_parser(name, help=text, description=text))
     return parser
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("image", type=Path)
-    parser.add_argument("prompt")
+    parser.add_argument("image", type=Path, metavar="IMAGE", help="an image file")
+    parser.add_argument("prompt", metavar="PROMPT", help='what to segment, such as "the mug and the book"')
     _add_model_arguments(parser)
-    parser.add_argument("--vision-tower", type=Path, help="CLIP tower of a published checkpoint")
-    parser.add_argument("--out", type=Path, help="write the overlay picture here")
+    _add_vision_tower(parser)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the overlay picture here")
     parser.add_argument("--json", action="store_true", help="print JSON with COCO RLE masks")
     parser.set_defaults(run=_segment)
 
 
 def _add_convert(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("source", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--vision-tower", type=Path)
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="checkpoint folder")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="the new folder")
+    _add_vision_tower(parser)
     parser.set_defaults(run=_convert)
 
 
 def _add_inspect(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--vision-tower", type=Path)
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="checkpoint folder")
+    _add_vision_tower(parser)
     parser.set_defaults(run=_inspect)
 
 
@@ -75,37 +81,64 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_data_arguments(parser)
     _add_model_arguments(parser)
     parser.add_argument("--compat", action="store_true", help="the reference's MUSE figures too")
-    parser.add_argument("--out", type=Path, help="write report.html and report.json into this folder")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="write report.html and report.json into this folder"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON, all questions included")
     parser.set_defaults(run=_evaluate)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
     _add_data_arguments(parser)
-    parser.add_argument("--base", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the run; resumed if interrupted")
-    parser.add_argument("--recipe", type=Path, help="JSON object with fields of FineTuneRecipe")
-    parser.add_argument("--epochs", type=float)
-    parser.add_argument("--lr", type=float)
-    parser.add_argument("--batch-size", type=int)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--device", default="auto")
+    parser.add_argument("--base", type=Path, metavar="DIR", help=CHECKPOINT_HELP)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="folder of the run; resumed if interrupted"
+    )
+    parser.add_argument(
+        "--recipe", type=Path, metavar="FILE", help="JSON object with fields of FineTuneRecipe"
+    )
+    parser.add_argument("--epochs", type=float, metavar="N", help="passes over the images; as in --recipe")
+    parser.add_argument("--lr", type=float, metavar="RATE", help="peak learning rate; as in --recipe")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="images per step; as in --recipe")
+    parser.add_argument("--seed", type=int, metavar="N", help="random seed; as in --recipe")
+    _add_device(parser)
     parser.set_defaults(run=_train)
 
 
 def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--model", type=Path, help="checkpoint folder (default: the shipped pixellm-mini)")
-    parser.add_argument("--adapter", type=Path, help="folder of a fine-tuned adapter")
-    parser.add_argument("--device", default="auto")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--model", type=Path, metavar="DIR", help=CHECKPOINT_HELP)
+    parser.add_argument("--adapter", type=Path, metavar="DIR", help="folder of a fine-tuned adapter")
+    _add_device(parser)
+    parser.add_argument(
+        "--dtype",
+        default="auto",
+        metavar="DTYPE",
+        help="auto, float32, bfloat16, float16 or int8 (default: auto)",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device", default="auto", metavar="DEVICE", help="auto, cpu, cuda or cuda:N (default: auto)"
+    )
+
+
+def _add_vision_tower(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--vision-tower", type=Path, metavar="DIR", help="CLIP tower of a published checkpoint"
+    )
 
 
 def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data", type=Path, required=True, help="file or folder (docs/data.md)")
-    parser.add_argument("--kind", help="muse, coco, refer, reason_seg or scenes; default: by its contents")
-    parser.add_argument("--split", help="only records of this split")
-    parser.add_argument("--images", type=Path, help="folder of the pictures")
-    parser.add_argument("--limit", type=int, help="only so many images, evenly chosen")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="PATH", help="file or folder (docs/data.md)"
+    )
+    parser.add_argument(
+        "--kind", metavar="KIND", help="muse, coco, refer, reason_seg or scenes (default: by its contents)"
+    )
+    parser.add_argument("--split", metavar="SPLIT", help="only records of this split")
+    parser.add_argument("--images", type=Path, metavar="DIR", help="folder of the images")
+    parser.add_argument("--limit", type=int, metavar="N", help="at most N images, evenly chosen")
 
 
 def _segment(args: argparse.Namespace) -> None:
@@ -169,15 +202,15 @@ def _evaluate(args: argparse.Namespace) -> None:
     from pixellm_model.data import read_samples
     from pixellm_model.engine.segmenter import Segmenter
     from pixellm_model.measuring.evaluation import evaluate
-    from pixellm_model.measuring.report import Gallery, write_report
+    from pixellm_model.measuring.report import WorstAnswers, write_report
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     segmenter = Segmenter.from_pretrained(args.model, args.device, args.dtype)
     if args.adapter:
         segmenter = segmenter.with_adapter(args.adapter)
-    gallery = Gallery()
+    worst_answers = WorstAnswers()
     with_progress = tqdm(samples, unit="image", file=sys.stderr, disable=None)
-    evaluation = evaluate(segmenter, with_progress, args.compat, gallery.add)
+    evaluation = evaluate(segmenter, with_progress, args.compat, worst_answers.add)
     evaluation.skipped += samples.skipped
     if args.json:
         print(json.dumps(evaluation.as_json()))
@@ -188,14 +221,15 @@ def _evaluate(args: argparse.Namespace) -> None:
         if evaluation.skipped:
             print(f"  ! {len(evaluation.skipped)} records left out, the first: {evaluation.skipped[0]}")
     if args.out:
-        print(f"report: {write_report(evaluation, gallery, args.out)}", file=sys.stderr)
+        print(f"report: {write_report(evaluation, worst_answers, args.out)}", file=sys.stderr)
 
 
 def _train(args: argparse.Namespace) -> None:
     from dataclasses import replace
 
     from pixellm_model.data import read_samples
-    from pixellm_model.learning.finetune import FineTuneRecipe, fine_tune
+    from pixellm_model.learning.finetune import fine_tune
+    from pixellm_model.learning.recipe import FineTuneRecipe
 
     samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
     for reason in samples.skipped[:5]:
@@ -203,7 +237,22 @@ def _train(args: argparse.Namespace) -> None:
     recipe = FineTuneRecipe.from_file(args.recipe) if args.recipe else FineTuneRecipe()
     options = {name: getattr(args, name) for name in ("epochs", "lr", "batch_size", "seed")}
     recipe = replace(recipe, **{name: value for name, value in options.items() if value is not None})
-    print(f"adapter: {fine_tune(args.base, samples, recipe, args.out, args.device)}")
+    with _log_on_stdout("pixellm_model.learning.finetune"):
+        print(f"adapter: {fine_tune(args.base, samples, recipe, args.out, args.device)}")
+
+
+@contextmanager
+def _log_on_stdout(name: str) -> Iterator[None]:
+    """Print the messages of a logger within the context."""
+    logger, handler = logging.getLogger(name), logging.StreamHandler(sys.stdout)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _convert(args: argparse.Namespace) -> None:

@@ -3,8 +3,8 @@
 They are LoRA factors of the language model's attention, the codebook's embedding rows, the projectors, the
 neck and the pixel decoder. An adapter is a folder: `adapter.json` (an `AdapterConfig`) and
 `adapter_model.safetensors`. A model with an adapter shares all other tensors with its base, so many adapters
-cost one base in memory and none can change another. What is trained follows the reference (specification
-section 10.4), with two differences: of the embeddings only the codebook's rows, and the neck as well.
+cost one base in memory and none can change another. What is trained follows the reference, with two
+differences: of the embeddings only the codebook's rows are trained, and the neck is trained too.
 """
 
 from __future__ import annotations
@@ -37,11 +37,11 @@ class AdapterConfig:
     """What an adapter is.
 
     Attributes:
-        base: fingerprint of the checkpoint it was trained on (`checkpoint.fingerprint`).
-        codebook: ids of the embedding rows it replaces.
-        lora_r: rank of the LoRA factors.
+        base: Fingerprint of the checkpoint it was trained on (`checkpoint.fingerprint`).
+        codebook: Ids of the embedding rows it replaces.
+        lora_r: Rank of the LoRA factors.
         lora_alpha: LoRA's scale times its rank.
-        lora_dropout: dropout before the LoRA factors while training, 0..1.
+        lora_dropout: Dropout before the LoRA factors while training, 0..1.
     """
 
     base: str
@@ -99,8 +99,8 @@ def attach(base: PixelLM, config: AdapterConfig) -> PixelLM:
     """Make a model with a new adapter, which does not change the answers yet.
 
     Args:
-        base: the base; it is not changed.
-        config: what the adapter is to be.
+        base: The base; it is not changed.
+        config: What the adapter is to be.
 
     Returns:
         A model in evaluation mode that shares the base's tensors. Only the adapter's own tensors require
@@ -134,10 +134,10 @@ def save(model: PixelLM, config: AdapterConfig, folder: Path, dtype: torch.dtype
     """Write the adapter of a model.
 
     Args:
-        model: a model that `attach` made.
-        config: the configuration it was made with.
-        folder: where to write; created if missing.
-        dtype: what the tensors are rounded to.
+        model: A model that `attach` made.
+        config: The configuration it was made with.
+        folder: Where to write; created if missing.
+        dtype: What the tensors are rounded to.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: p.detach().to("cpu", dtype).contiguous() for name, p in trained(model).items()}
@@ -149,15 +149,15 @@ def load(base: PixelLM, fingerprint: str, folder: Path) -> PixelLM:
     """Load an adapter.
 
     Args:
-        base: the base model; it is not changed.
-        fingerprint: the base's fingerprint.
-        folder: the adapter's folder.
+        base: The base model; it is not changed.
+        fingerprint: The base's fingerprint.
+        folder: The adapter's folder.
 
     Returns:
         A model in evaluation mode that shares the base's tensors, all in the base's dtype and on its device.
 
     Raises:
-        CheckpointError: the folder is not an adapter, belongs to another base, or its tensors do not fit.
+        CheckpointError: The folder is not an adapter, belongs to another base, or its tensors do not fit.
     """
     config = read_config(folder)
     if config.base != fingerprint:
@@ -195,10 +195,10 @@ def interpolate(base: PixelLM, folder: Path, share: float, out: Path) -> None:
     zero-shot models", CVPR 2022.
 
     Args:
-        base: the base model; it is not changed.
-        folder: the trained adapter's folder.
-        share: weight of the trained adapter, 0 (the base) to 1 (the adapter as it is).
-        out: folder of the new adapter; created if missing.
+        base: The base model; it is not changed.
+        folder: The trained adapter's folder.
+        share: Weight of the trained adapter, 0 (the base) to 1 (the adapter as it is).
+        out: Folder of the new adapter; created if missing.
 
     Raises:
         CheckpointError: `folder` is not an adapter, or does not fit the base.
@@ -222,7 +222,7 @@ def read_config(folder: Path) -> AdapterConfig:
     """Read a folder's `adapter.json`.
 
     Raises:
-        CheckpointError: it is missing or does not describe an adapter.
+        CheckpointError: It is missing or does not describe an adapter.
     """
     path = folder / CONFIG
     try:
@@ -238,7 +238,7 @@ def read_config(folder: Path) -> AdapterConfig:
 
 
 def trained(model: PixelLM) -> dict[str, nn.Parameter]:
-    """The adapter's own parameters by name; the rows that a tied head shares are listed once."""
+    """Return the trained parameters by name; rows that embedding and head share are listed once."""
     return {name: p for name, p in model.named_parameters() if _is_trained(name)}
 
 

@@ -30,7 +30,7 @@ RENAMES = [
     (re.compile(r"(mask_decoder\.transformer\.\d+\.layers\.\d+)\.norm(\d)\."), r"\1.layer_norm\2."),
     (re.compile(r"(mask_decoder\.transformer\.\d+)\.norm_final_attn\."), r"\1.layer_norm_final_attn."),
 ]
-# In every published file and never read at inference (specification, section 1.2).
+# In every published file and never read at inference.
 UNUSED = re.compile(
     r"rotary_emb\.inv_freq$|point_embeddings|not_a_point_embed|mask_downscaling|iou_prediction_head"
     r"|output_hypernetworks_mlps\.[1-9]|^model\.vision_tower\.vision_tower\."
@@ -49,16 +49,16 @@ def load(
     """Load a checkpoint folder of either layout.
 
     Args:
-        folder: the folder.
-        vision_tower: folder of the CLIP tower, in place of the one that a published config.json names.
-        device: where to load the weights, such as "cpu" or "cuda".
-        dtype: what to convert the weights to; their own by default.
+        folder: The folder.
+        vision_tower: Folder of the CLIP tower, in place of the one that a published config.json names.
+        device: Where to load the weights, such as "cpu" or "cuda".
+        dtype: What to convert the weights to; their own by default.
 
     Returns:
         The model, in evaluation mode and without gradients, and its tokenizer.
 
     Raises:
-        CheckpointError: the folder, a key, a shape, the tower or the codebook does not fit.
+        CheckpointError: The folder, a key, a shape, the tower or the codebook does not fit.
     """
     raw = read_config(folder)
     weights = dict(_read_weights(folder))
@@ -85,18 +85,20 @@ def build(
     """Build a model from weights by name.
 
     Args:
-        config: its configuration, tower included.
-        weights: by published or transformers' names; 8-bit ones with their scales.
-        device: where to put it.
-        dtype: what to convert the weights to.
+        config: Its configuration, tower included.
+        weights: By published or transformers' names; 8-bit ones with their scales.
+        device: Where to put it.
+        dtype: What to convert the weights to.
 
     Returns:
         The model, in evaluation mode and without gradients.
 
     Raises:
-        CheckpointError: a key is missing or unknown, or a shape does not fit.
+        CheckpointError: A key is missing or unknown, or a shape does not fit.
     """
-    weights = _dequantise({_rename(key): value for key, value in weights.items() if not UNUSED.search(key)})
+    weights = _dequantise(
+        {_rename_published_key(key): value for key, value in weights.items() if not UNUSED.search(key)}
+    )
     if config.llama.tie_word_embeddings and "model.embed_tokens.weight" in weights:
         weights.setdefault("lm_head.weight", weights["model.embed_tokens.weight"])
     with torch.device("meta"):
@@ -131,10 +133,10 @@ def save(model: PixelLM, tokenizer: PromptTokenizer, folder: Path, int8: bool = 
     """Write the self-contained layout.
 
     Args:
-        model: the model.
-        tokenizer: its tokenizer.
-        folder: where to write; created if missing.
-        int8: store the matrices of tower and language model in 8 bits with one scale per row, the rest in
+        model: The model.
+        tokenizer: Its tokenizer.
+        folder: Where to write; created if missing.
+        int8: Store the matrices of tower and language model in 8 bits with one scale per row, the rest in
             float16.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +177,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json.
 
     Raises:
-        CheckpointError: the folder is not a checkpoint.
+        CheckpointError: The folder is not a checkpoint.
     """
     path = folder / "config.json"
     if not path.exists():
@@ -249,7 +251,7 @@ def _restore_buffers(model: PixelLM, device: str) -> None:
         embeddings.position_ids = torch.arange(count, device=device)[None]
 
 
-def _rename(key: str) -> str:
+def _rename_published_key(key: str) -> str:
     for pattern, name in RENAMES:
         key = pattern.sub(name, key)
     return key

@@ -1,4 +1,4 @@
-"""The segmentation codebook: six tokens per target, scale-major (specification sections 5.2, 6 and 7)."""
+"""The segmentation codebook: six tokens per target, scale-major (arXiv 2312.02228, Segmentation Codebook)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Codebook:
     """The codebook's tokens.
 
     Attributes:
-        ids: token ids of [SEG0]..[SEGn-1].
-        tokens_per_scale: how many of them describe a target at each scale.
+        ids: Token ids of [SEG0]..[SEGn-1].
+        tokens_per_scale: How many of them describe a target at each scale.
 
     Raises:
-        CheckpointError: the ids are not distinct and consecutive. With a tokenizer that splits the tokens, or
+        CheckpointError: The ids are not distinct and consecutive. With a tokenizer that splits the tokens, or
             maps them all to one id, the masks would be meaningless.
     """
 
@@ -47,7 +47,7 @@ class Codebook:
         """Find the targets in an answer.
 
         Args:
-            ids: token ids of an answer.
+            ids: Token ids of an answer.
 
         Returns:
             The start of each complete run of the codebook's tokens, and how many codebook tokens belong to
@@ -71,7 +71,7 @@ class Codebook:
         """Fuse the token embeddings of each target and scale into one.
 
         Each token weighs 1/codebook_size, not 1/tokens_per_scale: the reference's constant, in the model's
-        own dtype (section 7).
+        own dtype.
 
         Args:
             embeddings: (N * codebook_size, dim).

@@ -11,3 +11,7 @@ class PromptError(ValueError):
 
 class DataError(ValueError):
     """A data set or one of its records cannot be read."""
+
+
+class ClickError(ValueError):
+    """Clicks, a box or a mask that do not fit the photo."""

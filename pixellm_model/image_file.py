@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Literal
 
 import numpy as np
@@ -14,8 +16,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF")
 MAX_PIXELS = 100_000_000  # of a local file, unless a caller sets its own limit
 
-# Python's warning filters belong to the whole process, so only one thread at a time may change them.
-_warnings_lock = threading.Lock()
+# Python's warning filters and Pillow's pixel limit belong to the whole process, so only one thread at a time
+# may change them.
+_process_wide_lock = threading.Lock()
 
 
 class ImageFileError(ValueError):
@@ -41,7 +44,6 @@ def decode(
     Args:
         data: The content of the file. It need not be trusted.
         max_pixels: Larger images are refused. The header tells the size, so nothing is unpacked first.
-            Pillow's own limit (`Image.MAX_IMAGE_PIXELS`) holds as well.
         formats: Pillow's names of the accepted formats; None accepts every format that Pillow reads.
 
     Returns:
@@ -51,13 +53,14 @@ def decode(
         ImageFileError: The file is damaged, of another format or too large.
     """
     try:
-        with _warnings_lock, warnings.catch_warnings():
+        with _process_wide_lock, _pillow_limit(max_pixels), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's remarks about odd files would fill the log
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
             image = Image.open(io.BytesIO(data), formats=formats)
             width, height = image.size
             if width * height > max_pixels:
                 raise _too_many_pixels(f"{width} x {height} pixels", max_pixels)
+            # A frame may turn out to be larger than the header says.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
             image.load()
             ImageOps.exif_transpose(image, in_place=True)
             return _to_rgb(image)
@@ -72,6 +75,17 @@ def decode(
         raise ImageFileError(
             f"The image file is damaged and cannot be read ({type(error).__name__}).", "format"
         ) from error
+
+
+@contextmanager
+def _pillow_limit(max_pixels: int) -> Iterator[None]:
+    """Replace Pillow's own limit, which would refuse what a larger `max_pixels` allows."""
+    own_limit = Image.MAX_IMAGE_PIXELS
+    Image.MAX_IMAGE_PIXELS = max_pixels
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = own_limit
 
 
 def _too_many_pixels(size: str, max_pixels: int) -> ImageFileError:

@@ -1,7 +1,7 @@
 """From a photo to the tower's input, and from the decoder's logits back to the photo's pixels.
 
-Specification sections 2 and 8.1. The mean and deviation are ImageNet's, as the reference has them, not
-CLIP's; the photo sits in the top left corner and zero padding is added after normalisation.
+The mean and deviation are ImageNet's, as the reference has them, not CLIP's (docs/model.md). The photo is in
+the top left corner; zeros are added to its right and below after normalisation.
 """
 
 from __future__ import annotations
@@ -57,7 +57,16 @@ def process_image(image: Image.Image, image_size: int) -> ProcessedImage:
 
 
 def patch_mask(resized: tuple[int, int], image_size: int, patch_size: int) -> torch.Tensor:
-    """(grid, grid) bool, true where a patch's top left pixel lies inside the image (section 3.3)."""
+    """Return which patches of the padded square show the image.
+
+    Args:
+        resized: Height and width in pixels of the image in the square.
+        image_size: Side of the square in pixels.
+        patch_size: Side of a patch in pixels.
+
+    Returns:
+        (grid, grid) bool, true where a patch's top left pixel lies inside the image.
+    """
     starts = torch.arange(0, image_size // patch_size) * patch_size
     return (starts[:, None] < resized[0]) & (starts[None, :] < resized[1])
 
@@ -65,7 +74,17 @@ def patch_mask(resized: tuple[int, int], image_size: int, patch_size: int) -> to
 def restore_masks(
     low_res: torch.Tensor, resized: tuple[int, int], original: tuple[int, int], image_size: int
 ) -> torch.Tensor:
-    """Low-resolution logits (N, m, m) to logits at the original size (N, H, W), in float32."""
+    """Enlarge mask logits to the photo's size.
+
+    Args:
+        low_res: (N, m, m) logits of the padded square.
+        resized: Height and width in pixels of the image in the square.
+        original: The photo's height and width in pixels, H and W.
+        image_size: Side of the square in pixels.
+
+    Returns:
+        (N, H, W) float32 logits.
+    """
     logits = low_res.float().unsqueeze(1)
     square = F.interpolate(logits, (image_size, image_size), mode="bilinear", align_corners=False)
     cropped = square[..., : resized[0], : resized[1]]
@@ -75,11 +94,20 @@ def restore_masks(
 def mask_strips(
     low_res: torch.Tensor, resized: tuple[int, int], original: tuple[int, int], image_size: int
 ) -> Iterator[tuple[int, int, torch.Tensor]]:
-    """Where `restore_masks` gives one target's (m, m) logits a positive value, and no more than need be.
+    """Yield the strips of one target's enlarged logits that contain a positive value.
 
-    Yields strips as their first row, first column and logits, from top to bottom. A 12-megapixel photo's
-    logits are 48 MB a target; of strips only one is in memory at a time. Interpolation exceeds none of
-    its samples, so that what lies between negative ones is left out.
+    The logits are those of `restore_masks`. For a 12-megapixel photo they are 48 MB per target; of the strips
+    only one is in memory at a time. An interpolated value never exceeds the samples around it, so that rows
+    and columns between negative samples can be left out.
+
+    Args:
+        low_res: (m, m) logits of the padded square.
+        resized: As in `restore_masks`.
+        original: As in `restore_masks`.
+        image_size: As in `restore_masks`.
+
+    Yields:
+        First row, first column and logits of a strip, from top to bottom.
     """
     square = F.interpolate(
         low_res.float()[None, None], (image_size, image_size), mode="bilinear", align_corners=False

@@ -1,4 +1,4 @@
-"""The conversation template `llava_v1`, for asking and for training (specification section 5.1)."""
+"""The conversation template `llava_v1`, for asking and for training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def build_prompt(
     """The text that the model continues.
 
     Args:
-        config: gives the system prompt.
-        tokenizer: gives the special tokens.
-        prompt: what is asked. Special tokens in it, as in the history, are removed.
-        history: earlier (prompt, answer) turns, oldest first. The marks `[1]`, `[2]` or `{seg}` of their
+        config: Gives the system prompt.
+        tokenizer: Gives the special tokens.
+        prompt: What is asked. Special tokens in it, as in the history, are removed.
+        history: Earlier (prompt, answer) turns, oldest first. The marks `[1]`, `[2]` or `{seg}` of their
             answers become codebook tokens again, as the model wrote them.
 
     Returns:

@@ -28,9 +28,9 @@ class Request:
     """A prompt about an image.
 
     Attributes:
-        image: a PIL image in any mode, or one that the model prepared.
-        prompt: what to segment.
-        history: earlier (prompt, answer) turns about the same image, oldest first.
+        image: A PIL image in any mode, or one that the model prepared.
+        prompt: What to segment.
+        history: Earlier (prompt, answer) turns about the same image, oldest first.
     """
 
     image: Image.Image | Picture

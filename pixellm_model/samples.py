@@ -16,15 +16,15 @@ class Question:
     """A question about an image with its answer.
 
     Attributes:
-        text: what is asked.
-        answer: the answer, with one PLACEHOLDER per target.
-        masks: the targets' masks, each (H, W) bool, in the order of the answer.
-        phrases: the words that name each target.
-        history: earlier (prompt, answer) turns about the same image, with targets as PLACEHOLDER or as
+        text: What is asked.
+        answer: The answer, with one PLACEHOLDER per target.
+        masks: The targets' masks, each (H, W) bool, in the order of the answer.
+        phrases: The words that name each target.
+        history: Earlier (prompt, answer) turns about the same image, with targets as PLACEHOLDER or as
             displayed, `[1]`. They are context only: no loss is taken on them.
 
     Raises:
-        ValueError: answer, masks and phrases differ in number, or a mask is not two-dimensional bool.
+        ValueError: Answer, masks and phrases differ in number, or a mask is not two-dimensional bool.
     """
 
     text: str
@@ -53,10 +53,10 @@ class Sample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        questions: the questions; their masks are (H, W).
+        questions: The questions; their masks are (H, W).
 
     Raises:
-        ValueError: the image is of another shape or type, or a mask of another size.
+        ValueError: The image is of another shape or type, or a mask of another size.
     """
 
     image: Pixels

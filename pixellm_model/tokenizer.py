@@ -1,4 +1,4 @@
-"""Tokenizes text exactly as in the training of the published weights (specification section 5.3).
+"""Tokenizes text exactly as in the training of the published weights.
 
 The reference used transformers 4.31's slow LLaMA tokenizer, whose handling of white space around added
 tokens changed in later versions. Here text is split at the special tokens first and each piece is encoded
@@ -67,15 +67,15 @@ class PromptTokenizer:
     """A checkpoint's tokenizer, with PixelLM's special tokens.
 
     Attributes:
-        folder: where it was read from.
-        codebook: the segmentation codebook.
-        bos_id: id of the token that begins a sequence.
-        eos_text: the end token.
-        eos_id: its id.
-        size: the greatest id of a special token, plus 1.
+        folder: Where it was read from.
+        codebook: The segmentation codebook.
+        bos_id: Id of the token that begins a sequence.
+        eos_text: The end token.
+        eos_id: Its id.
+        size: The greatest id of a special token, plus 1.
 
     Raises:
-        CheckpointError: the folder has no tokenizer, or one without the special tokens.
+        CheckpointError: The folder has no tokenizer, or one without the special tokens.
     """
 
     def __init__(self, folder: Path, codebook_size: int, tokens_per_scale: int):

@@ -80,14 +80,15 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "python -m worker",
         description=f"{__doc__}\n\nWithout a command, or with flags only, it is `{DEFAULT_COMMAND}`.\n"
-        "Settings are environment variables, listed in README.md.",
+        f"`python -m worker {DEFAULT_COMMAND} --help` shows its flags.\n"
+        "Settings are environment variables, listed in docs/settings.md.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.set_defaults(command=None)
     subparsers = parser.add_subparsers(dest="process", required=True, metavar="COMMAND")
     for name, text in (
-        ("segment", "answer prompts until told to stop (the default)"),
-        ("learn", "do the requested trainings until told to stop"),
+        ("segment", "answer prompts until asked to stop by a signal (the default)"),
+        ("learn", "do the requested trainings until asked to stop by a signal"),
     ):
         _add_process_flags(subparsers.add_parser(name, help=text, description=text))
     nested = [*_add_dataset(subparsers), *_add_versions(subparsers)]
@@ -99,9 +100,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_process_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", dest="model_dir", type=Path, metavar="DIR", help="MODEL_DIR")
-    parser.add_argument("--device", help="DEVICE: auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", help="DTYPE: auto, float32, bfloat16, float16 or int8")
-    parser.add_argument("--redis-url", help="REDIS_URL")
+    parser.add_argument("--device", metavar="DEVICE", help="DEVICE: auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", metavar="DTYPE", help="DTYPE: auto, float32, bfloat16, float16 or int8")
+    parser.add_argument("--redis-url", metavar="URL", help="REDIS_URL")
 
 
 def _add_dataset(subparsers: _Subparsers) -> list[argparse.ArgumentParser]:
@@ -109,11 +110,11 @@ def _add_dataset(subparsers: _Subparsers) -> list[argparse.ArgumentParser]:
     stat = _add_command(group, "stat", commands.dataset_stat, "count a project's corrections", True)
     text = "write a project's corrections as files"
     export = _add_command(group, "export", commands.dataset_export, text, True)
-    export.add_argument("--out", type=Path, required=True, help="a new folder")
+    export.add_argument("--out", type=Path, required=True, metavar="DIR", help="a new folder")
     export.add_argument("--format", choices=("muse", "coco"), default="muse", help="docs/data.md")
     show = _add_command(group, "show", commands.dataset_show, "show one corrected annotation")
-    show.add_argument("annotation", help="its number in Label Studio")
-    show.add_argument("--out", type=Path, help="draw it into this image file")
+    show.add_argument("annotation", metavar="ANNOTATION", help="its number in Label Studio")
+    show.add_argument("--out", type=Path, metavar="FILE", help="draw it into this image file")
     return [stat, export, show]
 
 
@@ -122,11 +123,11 @@ def _add_versions(subparsers: _Subparsers) -> list[argparse.ArgumentParser]:
     list_ = _add_command(group, "list", commands.versions_list, "list all versions, newest first")
     text = "show a version's manifest and worst questions"
     show = _add_command(group, "show", commands.versions_show, text)
-    show.add_argument("version", help="its name")
+    show.add_argument("version", metavar="VERSION", help="its name")
     promote = _add_command(
         group, "promote", commands.versions_promote, "let a version answer a project", True
     )
-    promote.add_argument("version", help=f"its name, or `{commands.BASE}`")
+    promote.add_argument("version", metavar="VERSION", help=f"its name, or `{commands.BASE}`")
     promote.add_argument("--force", action="store_true", help="even if the gate rejected it")
     text = "let the previous version answer a project again"
     rollback = _add_command(group, "rollback", commands.versions_rollback, text, True)
@@ -137,7 +138,7 @@ def _add_training(subparsers: _Subparsers) -> None:
     train = _add_command(subparsers, "train", commands.train, "request a training run and follow it", True)
     train.add_argument("--no-wait", action="store_true", help="only request it")
     runs = _add_command(subparsers, "runs", commands.list_runs, "list training runs, newest first")
-    runs.add_argument("--limit", type=int, default=20, help="how many (20)")
+    runs.add_argument("--limit", type=int, default=20, metavar="N", help="how many (20)")
 
 
 def _add_group(subparsers: _Subparsers, name: str, text: str) -> _Subparsers:
@@ -155,7 +156,9 @@ def _add_command(
     parser = subparsers.add_parser(name, help=text, description=text)
     parser.set_defaults(command=command)
     if has_project:
-        parser.add_argument("--project", required=True, help="the project's number in Label Studio")
+        parser.add_argument(
+            "--project", required=True, metavar="N", help="the project's number in Label Studio"
+        )
     return parser
 
 

@@ -7,19 +7,16 @@ nothing is learned than that something is absent.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
-from PIL import Image
 
-from backend.corrections.strokes import paint
-from backend.label_studio import brush_rle
-from backend.label_studio.brush_rle import ALPHA_THRESHOLD, Mask
+from backend.label_studio import bitmask, brush_rle
+from backend.label_studio.brush_rle import Mask
 from backend.label_studio.polygons import from_polygon
+from backend.label_studio.strokes import paint
 from label_config import LabelConfig
 
 MAX_SIDE = 100_000  # pixels
@@ -78,6 +75,9 @@ def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
         result: The annotation's `result`. Texts of the prompt and answer controls are skipped, and so is what
             is drawn on other images than the task's first one.
         config: The project's labeling configuration with the task's labels.
+
+    Returns:
+        The regions, in the order of `result`.
 
     Raises:
         UnreadableAnnotation: A mask cannot be decoded, masks are of images of different sizes, a region has
@@ -145,6 +145,9 @@ def _check_understood(regions: list[Region], without_mask: list[_Items], config:
                     f'it has no masks but a value of "{items[0].get("from_name")}", which may be the reason'
                 )
             continue
+        # Points and boxes that were sent to the model may be left over beside the masks.
+        if regions and all(item.get("from_name") in config.pointing for item in items):
+            continue
         labels = _labels(items)
         proposed = any(_source(item) for item in items)
         if not regions or proposed or not labels or not known_labels.isdisjoint(labels):
@@ -210,7 +213,7 @@ def _read_mask(value: dict[str, Any], height: int, width: int) -> Mask:
         if "rle" in value:
             mask = brush_rle.decode(value["rle"], height, width)
         elif isinstance(value.get("imageDataURL"), str):
-            mask = _decode_png(value["imageDataURL"], height, width)
+            mask = bitmask.decode(value["imageDataURL"], height, width)
         elif "points" in value:
             return from_polygon(value["points"], height, width)
         elif value.get("touches"):
@@ -221,17 +224,6 @@ def _read_mask(value: dict[str, Any], height: int, width: int) -> Mask:
         return paint(mask, touches) if isinstance(touches, list) and touches else mask
     except ValueError as error:
         raise UnreadableAnnotation(f"a mask cannot be read: {error}") from error
-
-
-def _decode_png(url: str, height: int, width: int) -> Mask:
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])), formats=["PNG"]) as image:
-            if image.size != (width, height):
-                raise ValueError(f"the picture is {image.width} x {image.height}, not {width} x {height}")
-            alpha = np.asarray(image.convert("RGBA"))[..., 3]
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture is damaged ({type(error).__name__})") from error
-    return alpha > ALPHA_THRESHOLD
 
 
 def _is_side(value: object) -> TypeGuard[int]:

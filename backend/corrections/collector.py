@@ -168,7 +168,10 @@ class Collector:
         corrections_store.delete_images(self.blobs, images)
 
     def reconcile(self, project: str) -> dict[str, int]:
-        """Compare the corrections with Label Studio's annotations, and make good what was missed.
+        """Compare the corrections with Label Studio's annotations, and apply the missed changes.
+
+        Args:
+            project: The project's id.
 
         Returns:
             How many annotations were `seen`, `taken` because they were new, `deleted`, and `failed`.

@@ -29,7 +29,10 @@ class CollectWorker(SimpleWorker):
 
 
 def collect(settings: BackendSettings) -> int:
-    """Run the collector until the process is told to stop.
+    """Run the collector until the process is asked to stop by a signal.
+
+    Args:
+        settings: The backend's settings.
 
     Returns:
         The process's exit code.

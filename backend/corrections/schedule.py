@@ -41,7 +41,15 @@ class CrontabTrigger(BaseTrigger):
         self._crontab = crontab
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """Return the first time after `now`, in its timezone."""
+        """Return the next time at which to fire.
+
+        Args:
+            previous_fire_time: (ignored)
+            now: The time to search from, with a timezone.
+
+        Returns:
+            The first time of the expression after `now`, in its timezone.
+        """
         next_time: datetime = croniter(self._crontab, now).get_next(datetime)
         return next_time
 

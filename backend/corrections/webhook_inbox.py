@@ -59,12 +59,16 @@ class WebhookInbox:
     def store(self, action: str, project: str | None, body: bytes) -> None:
         """Store an event and queue the job that processes it.
 
-        An event that is stored already changes nothing. Actions outside STORED_ACTIONS are ignored.
+        Storing the same event again has no effect. Actions outside STORED_ACTIONS are ignored.
 
         Args:
             action: Label Studio's name of the event.
             project: The project's id, if the event has one.
             body: The request's body as it came.
+
+        Raises:
+            UnicodeDecodeError: The body is not UTF-8.
+            OSError: Neither the database nor the spool folder can be written.
         """
         if action not in STORED_ACTIONS:
             return

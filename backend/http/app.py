@@ -75,6 +75,9 @@ class Routes:
 
         A labeling configuration that cannot be used is no error here, because it is often written later. What
         is wrong with it is in the response's `detail`, in the log, and in the answer to each prompt.
+
+        Raises:
+            HTTPException: 400 or 413 if the body cannot be used.
         """
         setup = await read_body(request, SetupRequest, self._settings.max_body_bytes)
         content = {"model_version": NOT_READY}
@@ -90,7 +93,12 @@ class Routes:
         return JSONResponse(content)
 
     async def predict(self, request: Request) -> Response:
-        """Answer a prompt or a batch."""
+        """Answer a prompt or a batch.
+
+        Raises:
+            HTTPException: 400 if body, labeling configuration or prompt cannot be used; 413 if the body is
+                too large; 503 if there is no result and no answer control to show why.
+        """
         body = await read_body(request, PredictRequest, self._settings.max_body_bytes)
         try:
             results = await self._predictor.predict(body)
@@ -99,14 +107,22 @@ class Routes:
         return JSONResponse({"results": results})
 
     async def versions(self, request: Request) -> Response:
-        """Respond with all versions; Label Studio does not say for which project it asks."""
+        """Respond with all versions; Label Studio does not say for which project it asks.
+
+        Raises:
+            HTTPException: 503 if Redis cannot be used.
+        """
         try:
             return JSONResponse({"versions": await self._predictor.versions()})
         except QueueUnavailable as error:
             raise HTTPException(503, str(error)) from error
 
     async def webhook(self, request: Request) -> Response:
-        """Store the event and respond at once; the collector processes it (`backend.corrections`)."""
+        """Store the event and respond at once; the collector processes it (`backend.corrections`).
+
+        Raises:
+            HTTPException: 400 or 413 if the body cannot be used.
+        """
         body = await read_bytes(request, self._settings.max_body_bytes)
         event = await parse_body(body, WebhookRequest)
         await asyncio.to_thread(self._inbox.store, event.action, event.project_id, body)

@@ -25,7 +25,7 @@ class RequestAuth:
         self._secret = settings.webhook_secret.get_secret_value().encode()
 
     def allows(self, path: str, headers: Headers) -> bool:
-        """Return whether a request may be answered."""
+        """Return whether a request with this path and these headers is authorized."""
         if path in OPEN_PATHS:
             return True
         # Label Studio sends the login with START_TRAINING only, and the custom header with all other

@@ -24,6 +24,9 @@ async def read_body(request: Request, model: type[BodyModel], max_bytes: int) ->
         model: What the body has to be.
         max_bytes: The largest body that is read.
 
+    Returns:
+        The body as a `model`.
+
     Raises:
         HTTPException: 413 if the body is too large, 400 if it is not JSON or not a `model`.
     """

@@ -14,7 +14,7 @@ _ADDING_START = re.compile(
     r"^(?:(?:and|also|plus|add|now|then|next|now also|and also|what about|how about)\b[\s,]*)+", re.IGNORECASE
 )
 _ADDING_END = re.compile(r"[\s,]*\b(?:too|as well|also|instead)\s*[.!?]*$", re.IGNORECASE)
-# What is meant can only be told from the earlier answer.
+# The meaning depends on the earlier answer.
 _SELECTING = re.compile(
     r"""^\s*(?:
         (?:no|not|nope|only|just)\b (?!\s+(?:entry|parking|smoking)\b) |
@@ -38,20 +38,20 @@ _PRONOUN = re.compile(
 
 @dataclass(frozen=True)
 class FollowUp:
-    """How a prompt hangs on the earlier ones.
+    """How a prompt depends on the earlier ones.
 
     Attributes:
-        refers_back: Whether it cannot be answered as a person means it without the earlier turns.
-        alone: The same prompt without the words that refer back, for a model that reads each prompt on its
-            own; None when nothing would be left that has a name.
+        refers_back: Whether its meaning depends on the earlier turns.
+        standalone: The same prompt without the words that refer back, for a model that reads each prompt on
+            its own; None if it then would name nothing.
     """
 
     refers_back: bool
-    alone: str | None
+    standalone: str | None
 
 
 def follow_up(prompt: str) -> FollowUp:
-    """Tell how a prompt hangs on the earlier ones.
+    """Classify how a prompt depends on the earlier ones.
 
     Args:
         prompt: The prompt as typed.
@@ -60,11 +60,11 @@ def follow_up(prompt: str) -> FollowUp:
         `refers_back` False and the prompt itself for one that stands alone.
 
     >>> follow_up("the book")
-    FollowUp(refers_back=False, alone='the book')
+    FollowUp(refers_back=False, standalone='the book')
     >>> follow_up("also the lid")
-    FollowUp(refers_back=True, alone='the lid')
+    FollowUp(refers_back=True, standalone='the lid')
     >>> follow_up("only the left one")
-    FollowUp(refers_back=True, alone=None)
+    FollowUp(refers_back=True, standalone=None)
     """
     if _SELECTING.search(prompt) or _PRONOUN.search(prompt):
         return FollowUp(True, None)

@@ -70,8 +70,8 @@ class LatePredictions:
             return
         if not (self._settings.label_studio_url and self._settings.label_studio_api_key):
             log.info(
-                "%d predictions come later and stay here: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are not "
-                "both set",
+                "%d predictions are not sent to Label Studio: LABEL_STUDIO_URL and LABEL_STUDIO_API_KEY are "
+                "not both set",
                 len(new),
             )
             return
@@ -89,7 +89,7 @@ class LatePredictions:
         return pending.key not in self._sending
 
     async def aclose(self) -> None:
-        """Stop following."""
+        """Cancel the background tasks."""
         await self._tasks.aclose(cancel=True)
 
     async def _follow_all(self, predictions: Sequence[PendingPrediction]) -> None:

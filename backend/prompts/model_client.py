@@ -44,7 +44,11 @@ class ModelClient:
         self._registry = registry
 
     async def workers(self) -> tuple[WorkerStatus, ...]:
-        """Return the living workers; those with a loaded model come first."""
+        """Return the living workers; those with a loaded model come first.
+
+        Raises:
+            QueueUnavailable: Redis cannot be used.
+        """
         try:
             async with asyncio.timeout(REDIS_TIMEOUT_S):
                 return await asyncio.to_thread(self._queue.worker_status)

@@ -6,8 +6,8 @@ response waits for the model's answer.
 A request without a context is a batch. Label Studio also sends one when somebody opens a task, and the page
 waits for the response; with a single task the two cannot be told apart. A single task is therefore answered
 at once with what is known, and its prediction is sent later. If the project has a prompt control, a single
-task without a prompt of its own gets no masks at all, which would only be in the annotator's way. Instead a
-worker encodes its image, so that it is ready when a prompt is typed.
+task without a prompt of its own gets no masks, because the annotator is about to type a prompt. Instead a
+worker encodes its image, so that it is ready by then.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ import time
 from collections.abc import Sequence
 
 from backend.prompts.follow_up import follow_up
+from backend.prompts.image_warmer import ImageWarmer
 from backend.prompts.late_predictions import LatePredictions, PendingPrediction
 from backend.prompts.model_client import JobFailed, ModelClient, NotReady
-from backend.prompts.prefetcher import Prefetcher
+from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.proposal_log import ProposalLog
+from backend.prompts.refining import LatestMasks, build_refinement, name_of
 from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
 from backend.prompts.request import Context, PredictRequest, Task
 from backend.prompts.shapes import without_speckles
@@ -40,6 +42,7 @@ from backend.prompts.tasks import (
 from backend.settings import BackendSettings
 from label_config import ConfigError, LabelConfig, read_config
 from worker.jobs.contract import SegmentJob, SegmentResult, Turn
+from worker.jobs.masks import from_rle, to_rle
 from worker.jobs.queue import QueueUnavailable, SegmentQueue
 from worker.store import Database
 from worker.store.registry import Registry
@@ -50,9 +53,13 @@ log = logging.getLogger(__name__)
 NO_PREDICTION: list[Prediction] = []
 # The entry of an interactive request without a prompt; the editor cannot read an empty list.
 NO_PROMPT: Prediction = {"result": []}
-ALONE = (
+NAME_IN_FULL = (
     "This model reads each prompt on its own and does not know what came before. Say it in full, "
     'for example "the left cup" in place of "only the left one".'
+)
+NO_MASKS_TO_POINT_AT = (
+    "Points and boxes correct masks, and this project has none: ask in words, or add <BrushLabels> to its "
+    "labeling configuration."
 )
 
 
@@ -78,8 +85,9 @@ class Predictor:
         self._model = ModelClient(queue, self._registry)
         self._proposals = ProposalLog(database)
         self._late = LatePredictions(settings, self._model)
-        self._prefetcher = Prefetcher(self._model)
+        self._warmer = ImageWarmer(self._model)
         self._shown_version = ShownVersion(settings)
+        self._latest_masks = LatestMasks()
 
     async def predict(self, request: PredictRequest) -> list[Prediction | list[Prediction]]:
         """Answer a request.
@@ -118,9 +126,12 @@ class Predictor:
             project: Its project's id.
             wait_s: How long to wait for the result.
 
+        Returns:
+            The prediction.
+
         Raises:
             BadTask: The task cannot be used.
-            NotReady: There is no result after `wait_s`.
+            NotReady: There is no result after `wait_s`, or the job has failed (`JobFailed`).
             QueueUnavailable: Redis cannot be used.
         """
         config = config.for_task(task.data)
@@ -148,7 +159,7 @@ class Predictor:
     async def aclose(self) -> None:
         """End the background tasks and close the connections to Redis."""
         await self._late.aclose()
-        await self._prefetcher.aclose()
+        await self._warmer.aclose()
         await self._shown_version.aclose()
         await self._proposals.aclose()
         await self._queue.aclose()
@@ -160,10 +171,14 @@ class Predictor:
         self, task: Task, context: Context, config: LabelConfig, project: str | None
     ) -> Prediction:
         prompt = newest_text(context.result, config.prompt)
-        if not prompt:
-            return NO_PROMPT
         config = config.for_task(task.data, newest_item_index(context.result, config.prompt))
+        pointing = read_pointing(context.result, config)
+        if not prompt and pointing is None:
+            return NO_PROMPT
         try:
+            if pointing is not None:
+                config = config.for_task(task.data, pointing.item_index)
+                return await self._refine(task, pointing, config, project)
             job = segment_job(task, prompt, config, project, "interactive")
             job = await self._with_history(job, task)
             result = await self._model.ask(job, self._settings.predict_wait_s)
@@ -173,6 +188,25 @@ class Predictor:
             if config.answer is None:
                 raise RequestRefused(str(error), 400 if isinstance(error, BadTask) else 503) from error
             return {"result": answer_item(config, str(error))}
+
+    async def _refine(
+        self, task: Task, pointing: Pointing, config: LabelConfig, project: str | None
+    ) -> Prediction:
+        if not config.masks:
+            raise BadTask(NO_MASKS_TO_POINT_AT)
+        region = await asyncio.to_thread(region_pointed_at, pointing, task, config)
+        mask = None if region is None else self._latest_masks.current(task.id, region)
+        job = segment_job(task, name_of(region), config, project, "interactive").model_copy(
+            update={
+                "clicks": pointing.clicks,
+                "box": pointing.box,
+                "mask": None if mask is None else await asyncio.to_thread(to_rle, mask),
+            }
+        )
+        result = await self._model.ask(job, self._settings.predict_wait_s)
+        if region is not None and result.targets:
+            self._latest_masks.remember(task.id, region, from_rle(result.targets[0].mask))
+        return await asyncio.to_thread(build_refinement, result, config, pointing, region)
 
     async def _batch(
         self, tasks: Sequence[Task], config: LabelConfig, project: str | None
@@ -207,14 +241,14 @@ class Predictor:
     def _batch_jobs(
         self, tasks: Sequence[Task], config: LabelConfig, project: str | None
     ) -> dict[int, SegmentJob]:
-        """Make the jobs of a batch by position; an opened task without a prompt is only prefetched."""
+        """Make the jobs of a batch by position; an opened task without a prompt is only warmed."""
         jobs = {}
         may_be_opened = len(tasks) == 1 and config.prompt is not None
         for index, task in enumerate(tasks):
             of_task = config.for_task(task.data)
             try:
                 if may_be_opened and not own_prompt(task, of_task):
-                    self._prefetcher.start(warm_job(task, of_task, project))
+                    self._warmer.start(warm_job(task, of_task, project))
                 else:
                     jobs[index] = segment_job(task, batch_prompt(task, of_task), of_task, project, "batch")
             except BadTask as error:
@@ -242,14 +276,14 @@ class Predictor:
         Raises:
             BadTask: The prompt means nothing without the earlier turns, and the model reads none.
         """
-        hanging = follow_up(job.prompt)
-        if not hanging.refers_back or not earlier_prompts(task):
+        reference = follow_up(job.prompt)
+        if not reference.refers_back or not earlier_prompts(task):
             return job
         if await self._model.follows_up(self._settings.predict_wait_s):
             return job.model_copy(update={"history": await self._history(task, job.prompt)})
-        if hanging.alone is None:
-            raise BadTask(ALONE)
-        return job.model_copy(update={"prompt": hanging.alone})
+        if reference.standalone is None:
+            raise BadTask(NAME_IN_FULL)
+        return job.model_copy(update={"prompt": reference.standalone})
 
     async def _history(self, task: Task, prompt: str) -> tuple[Turn, ...]:
         """Return the earlier prompts behind the masks in the draft with their answers, oldest first.

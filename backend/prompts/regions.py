@@ -7,7 +7,7 @@ decides which control its regions belong to.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 from uuid import uuid4
@@ -38,7 +38,7 @@ def build_prediction(
         The regions, the answer's text if the configuration shows it, and the mean score of the regions.
     """
     regions = build_results(result, config, prompt, min_score)
-    scores = [target.score for _, target in _shown(result, min_score) if not is_empty(target.mask)]
+    scores = region_scores(result, min_score)
     return {
         "result": regions + answer_item(config, answer_text(result, config, min_score)),
         "score": fmean(scores) if scores else 0.0,
@@ -47,7 +47,11 @@ def build_prediction(
 
 
 def build_results(
-    result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    min_score: float = 0.0,
+    label: str | None = None,
 ) -> list[ResultItem]:
     """Make the regions of each target whose score is at least `min_score` and whose mask is not empty.
 
@@ -56,23 +60,43 @@ def build_results(
     label makes a region with an empty list of labels: Label Studio shows it unlabelled, and the annotator
     chooses one. `meta.pixellm` says where a region comes from, because Label Studio does not keep that for
     suggestions.
+
+    Args:
+        result: The model's answer and masks.
+        config: The project's labeling configuration.
+        prompt: The prompt that was answered.
+        min_score: Targets with a lower score are left out.
+        label: The label of every region; None: the one that its phrase names.
+
+    Returns:
+        The regions, in the order of the targets.
     """
     return [
         item
-        for index, target in _shown(result, min_score)
+        for index, target in _targets_above(result, min_score)
         if not is_empty(target.mask)
-        for item in _regions(result, config, prompt, index, target)
+        for item in _regions(result, config, prompt, index, target, label or map_label(target.phrase, config))
     ]
 
 
-def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0.0) -> str:
-    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label."""
-    shown = [target for _, target in _shown(result, min_score)]
+def region_scores(result: SegmentResult, min_score: float = 0.0) -> list[float]:
+    """Return the score of each target that `build_results` makes regions of."""
+    return [target.score for _, target in _targets_above(result, min_score) if not is_empty(target.mask)]
+
+
+def answer_text(
+    result: SegmentResult, config: LabelConfig, min_score: float = 0.0, label: str | None = None
+) -> str:
+    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label.
+
+    The arguments are those of `build_results`.
+    """
+    shown = [target for _, target in _targets_above(result, min_score)]
     empty = [target.phrase for target in shown if is_empty(target.mask)]
     unlabelled = [
         target.phrase
         for target in shown
-        if not is_empty(target.mask) and not map_label(target.phrase, config)
+        if not is_empty(target.mask) and not (label or map_label(target.phrase, config))
     ]
     sentences = [result.answer, *result.warnings]
     if empty:
@@ -91,7 +115,29 @@ def answer_item(config: LabelConfig, text: str) -> list[ResultItem]:
     if config.answer is None:
         return []
     item = _text_item(config.answer, config.image.name, text)
-    return [item | _item_index(config) if config.answer_per_item else item]
+    return [item | item_index_of(config) if config.answer_per_item else item]
+
+
+def region_items(control: ShapeControl, labels: Sequence[str], region: ResultItem) -> Iterator[ResultItem]:
+    """Yield the results that make up a region; a drawing control's labels are a result with the same id.
+
+    Args:
+        control: The control that the region belongs to.
+        labels: The region's labels; may be empty.
+        region: What its results have in common, and `value` without labels.
+    """
+    shape: ResultItem = region | {"from_name": control.name, "type": control.kind}
+    if control.labels_name is None:
+        yield shape | {"value": region["value"] | {control.kind: list(labels)}}
+        return
+    yield shape
+    if labels:
+        yield region | {"from_name": control.labels_name, "type": "labels", "value": {"labels": list(labels)}}
+
+
+def item_index_of(config: LabelConfig) -> ResultItem:
+    """Return the field of a result that says which of the task's images it is about; empty if it has one."""
+    return {} if config.item_index is None else {"item_index": config.item_index}
 
 
 def answer_item_without_config(xml: str, text: str) -> ResultItem | None:
@@ -121,23 +167,27 @@ def _text_item(control: str, image: str, text: str) -> ResultItem:
     }
 
 
-def _shown(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
+def _targets_above(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
     return ((index, target) for index, target in enumerate(result.targets) if target.score >= min_score)
 
 
 def _regions(
-    result: SegmentResult, config: LabelConfig, prompt: str, index: int, target: TargetResult
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    index: int,
+    target: TargetResult,
+    label: str | None,
 ) -> Iterator[ResultItem]:
-    label = map_label(target.phrase, config)
     control = config.shape_for(label)
     values = region_values(from_rle(target.mask), control.kind)
     for part, value in enumerate(values):
         origin: ResultItem = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
         if control.kind.startswith("polygon"):
             origin |= {"part": part, "parts": len(values)}
-        yield from _items(
+        yield from region_items(
             control,
-            label,
+            [label] if label else [],
             {
                 "id": region_id(result.job_id, index, control.kind, part),
                 "to_name": config.image.name,
@@ -149,24 +199,8 @@ def _regions(
                 "origin": "prediction",
                 "meta": {"text": [target.phrase], "pixellm": origin},
             }
-            | _item_index(config),
+            | item_index_of(config),
         )
-
-
-def _items(control: ShapeControl, label: str | None, region: ResultItem) -> Iterator[ResultItem]:
-    """Yield a region's item; a drawing control's label is an item of its own with the same id."""
-    labels = [label] if label else []
-    shape: ResultItem = region | {"from_name": control.name, "type": control.kind}
-    if control.labels_name is None:
-        yield shape | {"value": region["value"] | {control.kind: labels}}
-        return
-    yield shape
-    if labels:
-        yield region | {"from_name": control.labels_name, "type": "labels", "value": {"labels": labels}}
-
-
-def _item_index(config: LabelConfig) -> ResultItem:
-    return {} if config.item_index is None else {"item_index": config.item_index}
 
 
 def _listed(phrases: list[str]) -> str:

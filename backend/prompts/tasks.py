@@ -24,6 +24,16 @@ def segment_job(
 ) -> SegmentJob:
     """Make the job that asks `prompt` about the task's image.
 
+    Args:
+        task: The task.
+        prompt: What to segment.
+        config: The project's labeling configuration.
+        project: The project as Label Studio sends it; None if it sends none.
+        priority: Whether somebody waits for the answer ("interactive") or not ("batch").
+
+    Returns:
+        The job, without a history and without a model version.
+
     Raises:
         BadTask: The task has no image, or the prompt is too long or has broken characters.
     """

@@ -34,18 +34,18 @@ def read_samples(
     """Read a data set.
 
     Args:
-        path: a file or folder of annotations.
-        kind: one of KINDS; detected from the contents by default.
-        split: only records of this split, such as "held_out".
-        images: folder of the images; by default the one that the format defines.
-        limit: read only this many images, evenly chosen; for kind "scenes" how many to render
+        path: A file or folder of annotations.
+        kind: One of KINDS; detected from the contents by default.
+        split: Only records of this split, such as "held_out".
+        images: Folder of the images; by default the one that the format defines.
+        limit: Read only this many images, evenly chosen; for kind "scenes" how many to render
             (DEFAULT_SCENES by default).
 
     Returns:
         The samples. Records that could not be read are left out and named in `skipped`.
 
     Raises:
-        DataError: the path does not exist, is of no known format, or holds no usable record.
+        DataError: The path does not exist, is of no known format, or holds no usable record.
     """
     path = Path(path)
     if not path.exists():
@@ -89,7 +89,7 @@ def _detect_in_folder(path: Path, kind: str | None) -> tuple[str, Path]:
     if kind in (None, "reason_seg") and list(path.glob("*.json")):
         return "reason_seg", path
     raise DataError(
-        f"{path} holds neither dataset.json, instances.json, refs*.p nor *.json beside images; name a file."
+        f"{path} holds neither dataset.json, instances.json, refs*.p nor *.json next to images; name a file."
     )
 
 

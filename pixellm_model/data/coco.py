@@ -26,14 +26,14 @@ def read(content: Any, images: Path) -> tuple[list[Record], list[str]]:
     """Read COCO instances.
 
     Args:
-        content: the parsed JSON.
-        images: folder of the images.
+        content: The parsed JSON.
+        images: Folder of the images.
 
     Returns:
         The usable records, and what is wrong with the others.
 
     Raises:
-        DataError: the content is not COCO instances.
+        DataError: The content is not COCO instances.
     """
     try:
         names = {int(entry["id"]): str(entry["name"]) for entry in content["categories"]}

@@ -1,4 +1,4 @@
-"""MUSE JSON (specification section 10.6), and the data set of corrections, which adds fields to it.
+"""MUSE JSON (arXiv 2312.02228), and the data set of corrections, which adds fields to it.
 
 A list of images. Each has `file_name` (or `coco_url`, whose last two parts are taken), `height`, `width`,
 `questions` [text], `answers` [[target, ...] per question] and, optional, `text_answers` [text with one
@@ -24,15 +24,15 @@ def read(content: object, split: str | None, images: Path) -> tuple[list[Record]
     """Read MUSE JSON.
 
     Args:
-        content: the parsed JSON.
-        split: only images of this split.
-        images: folder of the images.
+        content: The parsed JSON.
+        split: Only images of this split.
+        images: Folder of the images.
 
     Returns:
         The usable records, and what is wrong with the others.
 
     Raises:
-        DataError: the content is not a list.
+        DataError: The content is not a list.
     """
     if not isinstance(content, list):
         raise DataError("MUSE JSON is a list of images; this is something else.")
@@ -137,7 +137,7 @@ def _turns(history: object) -> tuple[tuple[str, str], ...]:
 
 
 def plain_answer(phrases: tuple[str, ...]) -> str:
-    """The answer to a question whose data give none (section 10.7, "separate").
+    """The answer to a question whose data give none.
 
     >>> plain_answer(("cup", "book"))
     'cup is {seg} and book is {seg}.'

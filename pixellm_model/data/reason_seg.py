@@ -22,8 +22,8 @@ def read(folder: Path, images: Path | None) -> tuple[list[Record], list[str]]:
     """Read a folder of JSON files, or a single one.
 
     Args:
-        folder: the folder or file.
-        images: folder of the images; by default the JSON files' own.
+        folder: The folder or file.
+        images: Folder of the images; by default the JSON files' own.
 
     Returns:
         The usable records, and what is wrong with the others.
@@ -73,6 +73,7 @@ def _outlines(shapes: list[Any], label: str) -> list[list[float]]:
         if isinstance(shape, dict) and shape.get("label") == label:
             points = shape.get("points")
             try:
+                # `points` may be anything in the file, also None: that raises a TypeError.
                 flat.append([x for point in points for x in (point[0], point[1])])  # type: ignore[union-attr]
             except (TypeError, IndexError, KeyError):
                 raise DataError(f"the points of a shape labelled {label} are not pairs") from None

@@ -25,8 +25,8 @@ class EncodedMask:
     """One target's mask, encoded.
 
     Attributes:
-        segmentation: polygons as flat lists of x, y in pixels, or COCO RLE.
-        without: polygons that are cut out of it.
+        segmentation: Polygons as flat lists of x, y in pixels, or COCO RLE.
+        without: Polygons that are cut out of it.
     """
 
     segmentation: list[list[float]] | dict[str, Any]
@@ -54,10 +54,10 @@ class Record:
     """One image of a data set.
 
     Attributes:
-        name: names it in messages.
-        image: path of the image.
-        questions: the questions about it.
-        split: its split, None if the data set has none.
+        name: Names it in messages.
+        image: Path of the image.
+        questions: The questions about it.
+        split: Its split, None if the data set has none.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Record:
         """Read the image and decode the masks.
 
         Raises:
-            DataError: the image cannot be read.
+            DataError: The image cannot be read.
         """
         try:
             pixels = np.array(decode(self.image.read_bytes(), formats=None))
@@ -98,8 +98,8 @@ class SampleSet(Sequence[Sample]):
     `skipped`.
 
     Attributes:
-        records: the records of the samples.
-        skipped: what could not be read, and why.
+        records: The records of the samples.
+        skipped: What could not be read, and why.
     """
 
     def __init__(self, records: Sequence[Record], skipped: Sequence[str] = ()):
@@ -109,6 +109,7 @@ class SampleSet(Sequence[Sample]):
     def __len__(self) -> int:
         return len(self.records)
 
+    # Slices are not supported.
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
         return self.records[index].sample()
 
@@ -125,7 +126,7 @@ def inside(folder: Path, name: object) -> Path:
     """The path of the image `name` in `folder`.
 
     Raises:
-        DataError: it is missing, or lies outside the folder, also through a link.
+        DataError: It is missing, or lies outside the folder, also through a link.
     """
     if not isinstance(name, str) or not name or "\0" in name or "\\" in name:
         raise DataError(f"the image's name {name!r:.80} is not a file name")
@@ -148,7 +149,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Height and width in pixels after EXIF orientation, read from the header.
 
     Raises:
-        DataError: the header cannot be read, or the image has more than MAX_PIXELS.
+        DataError: The header cannot be read, or the image has more than MAX_PIXELS.
     """
     try:
         with Image.open(path) as image:
@@ -165,15 +166,15 @@ def encoded_mask(segmentation: object, size: tuple[int, int], what: str) -> Enco
     """Check a COCO `segmentation`.
 
     Args:
-        segmentation: the parsed JSON value: polygons or RLE.
-        size: height and width of the image in pixels.
-        what: names the target in messages.
+        segmentation: The parsed JSON value: polygons or RLE.
+        size: Height and width of the image in pixels.
+        what: Names the target in messages.
 
     Returns:
         The mask, safe to decode.
 
     Raises:
-        DataError: it is neither, or does not fit the image.
+        DataError: It is neither, or does not fit the image.
     """
     if isinstance(segmentation, dict):
         shape = segmentation.get("size")
@@ -193,7 +194,7 @@ def polygons(value: object, what: str) -> list[list[float]]:
     """Check polygons, given as flat lists of coordinates.
 
     Raises:
-        DataError: there is none, one has fewer than three points, or a coordinate is not a number.
+        DataError: There is none, one has fewer than three points, or a coordinate is not a number.
     """
     if not isinstance(value, list) or not value:
         raise DataError(f"{what!r} has no polygon")

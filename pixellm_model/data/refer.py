@@ -1,4 +1,4 @@
-"""RefCOCO, RefCOCO+ and RefCOCOg in refer format: `refs(...).p`, a pickle, beside COCO's `instances.json`.
+"""RefCOCO, RefCOCO+ and RefCOCOg in refer format: `refs(...).p`, a pickle, and COCO's `instances.json`.
 
 The pickle holds lists, dictionaries, numbers and texts. Nothing else is unpickled, so a file cannot run code.
 """
@@ -26,15 +26,15 @@ def read(path: Path, split: str | None, images: Path | None) -> tuple[list[Recor
     """Read a refs file; each expression about an image becomes a question.
 
     Args:
-        path: the refs file or its folder.
-        split: only refs of this split.
-        images: folder of the images; `images/` beside the refs file by default.
+        path: The refs file or its folder.
+        split: Only refs of this split.
+        images: Folder of the images; `images/` next to the refs file by default.
 
     Returns:
         The usable records, one per image, and what is wrong with refs that were left out.
 
     Raises:
-        DataError: there is more than one refs file, or it or `instances.json` cannot be read.
+        DataError: There is more than one refs file, or it or `instances.json` cannot be read.
     """
     files = sorted(path.glob("refs*.p")) if path.is_dir() else [path]
     if len(files) != 1:

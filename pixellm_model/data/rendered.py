@@ -23,6 +23,7 @@ class RenderedScenes(Sequence[Sample]):
     def __len__(self) -> int:
         return self._count
 
+    # Slices are not supported.
     def __getitem__(self, index: int) -> Sample:  # type: ignore[override]
         if not 0 <= index < self._count:
             raise IndexError(index)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+import torch
+
 from pixellm_model.engine.generate import Generation
 from pixellm_model.engine.wording import Wording
 from pixellm_model.errors import PromptError
@@ -47,6 +49,12 @@ class Segmentation:
     warnings: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+
+
+def target_states(generation: Generation, runs: Sequence[int], tokenizer: PromptTokenizer) -> torch.Tensor:
+    """The hidden states of the codebook tokens of the runs at `runs`, (n * tokens per target, hidden)."""
+    run_length = len(tokenizer.codebook.ids)
+    return generation.hidden[[start + offset for start in runs for offset in range(run_length)]]
 
 
 def texts_between_runs(generation: Generation, runs: Sequence[int], tokenizer: PromptTokenizer) -> list[str]:

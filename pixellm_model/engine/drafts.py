@@ -43,9 +43,9 @@ class Drafts:
         """Learn from a finished answer.
 
         Args:
-            prompt: what was asked.
-            texts: the answer's texts between its codebook runs.
-            ids: all token ids of the answer.
+            prompt: What was asked.
+            texts: The answer's texts between its codebook runs.
+            ids: All token ids of the answer.
         """
         for index, token in enumerate(ids[:-1]):
             self._continuations[token] = ids[index + 1 : index + 1 + MAX_CONTINUATION]
@@ -73,8 +73,8 @@ class Draft:
     """A guess at an answer.
 
     Attributes:
-        candidates: token ids of whole answers, the likeliest first.
-        continuations: per token id, the ids that followed it last; used where no candidate fits.
+        candidates: Token ids of whole answers, the likeliest first.
+        continuations: Per token id, the ids that followed it last; used where no candidate fits.
     """
 
     candidates: list[list[int]]

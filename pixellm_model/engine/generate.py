@@ -3,8 +3,8 @@
 The phases are `prefill`, once per image, and then `decode_step` and `verify_draft` until every answer ends.
 
 The reference has no key/value cache: it runs the tower and the whole prompt again for every token. Two of its
-properties must survive the change: padded image tokens stay hidden in every step, and positions count them
-all the same (specification sections 4.4 and 9).
+properties must survive the change (docs/model.md): padded image tokens stay hidden in every step, and
+positions count them all the same.
 
 Draft tokens (`drafts.py`) are fed together with the tokens already known, from the prompt on. The same
 forward predicts what follows each of them. The draft is accepted up to its first token that differs from the
@@ -35,9 +35,9 @@ class Generation:
     """A decoded answer.
 
     Attributes:
-        ids: the n new token ids, the end token included.
+        ids: The n new token ids, the end token included.
         hidden: (n, D) the hidden state that predicted each of them.
-        finished: whether the answer ends with the end token, rather than at its length limit.
+        finished: Whether the answer ends with the end token, rather than at its length limit.
     """
 
     ids: list[int]
@@ -50,10 +50,10 @@ class DecodeRequest:
     """One prompt about one image, for `generate`.
 
     Attributes:
-        prefix: the image's prefix, from `prefill`.
-        ids: the token ids that follow it.
-        max_new_tokens: limit of the answer's length in tokens.
-        draft: draft of the answer; without it tokens are decoded one by one.
+        prefix: The image's prefix, from `prefill`.
+        ids: The token ids that follow it.
+        max_new_tokens: Limit of the answer's length in tokens.
+        draft: Draft of the answer; without it tokens are decoded one by one.
     """
 
     prefix: Prefix
@@ -63,7 +63,14 @@ class DecodeRequest:
 
 
 def split_prompt(ids: list[int]) -> tuple[list[int], list[int]]:
-    """Split ids with one IMAGE_ID after the image: the part equal for all prompts, and the rest."""
+    """Split a prompt's ids after the token that follows IMAGE_ID.
+
+    Args:
+        ids: Token ids with one IMAGE_ID.
+
+    Returns:
+        The part that is the same for every prompt, and the rest.
+    """
     cut = ids.index(IMAGE_ID) + 2
     return ids[:cut], ids[cut:]
 
@@ -72,7 +79,7 @@ def key_mask(ids: list[int], token_mask: torch.Tensor) -> torch.Tensor:
     """Keys the language model may attend to, with the image's mask in place of IMAGE_ID.
 
     Args:
-        ids: token ids with one IMAGE_ID.
+        ids: Token ids with one IMAGE_ID.
         token_mask: (t*t,) bool, false for image tokens of padding.
 
     Returns:
@@ -88,9 +95,9 @@ def prefill(model: PixelLM, prefix_ids: list[int], image: ImageFeatures) -> list
     """Run the language model over the prefix of each image.
 
     Args:
-        model: the model.
-        prefix_ids: ids up to the image's end, one of them IMAGE_ID; the same for all images.
-        image: features of B images.
+        model: The model.
+        prefix_ids: Ids up to the image's end, one of them IMAGE_ID; the same for all images.
+        image: Features of B images.
 
     Returns:
         B prefixes, on the model's device.
@@ -118,9 +125,9 @@ def generate(model: PixelLM, requests: Sequence[DecodeRequest], eos_id: int) -> 
     """Decode the answers to several requests together; a row leaves the batch when its answer ends.
 
     Args:
-        model: the model.
-        requests: their prefixes must be of one length.
-        eos_id: id of the end token.
+        model: The model.
+        requests: Their prefixes must be of one length.
+        eos_id: Id of the end token.
 
     Returns:
         One generation per request, in their order.
@@ -155,10 +162,10 @@ def decode_step(
     """Feed each row's pending tokens in one forward; shorter rows are padded on the left.
 
     Args:
-        model: the model.
+        model: The model.
         rows: B rows.
         visible: (B, slots) bool, the cache slots that may be attended to.
-        cache: keys and values; the new ones are appended.
+        cache: Keys and values; the new ones are appended.
 
     Returns:
         The hidden states (B, n, D) of the n positions fed, the token predicted at the last positions of each
@@ -181,10 +188,10 @@ def verify_draft(row: _Row, states: torch.Tensor, predicted: list[int], eos_id: 
     """Extend a row's answer by the predicted tokens, up to the first that contradicts its draft.
 
     Args:
-        row: the row; its next pending tokens are set.
+        row: The row; its next pending tokens are set.
         states: (row.num_predictions, D) hidden states that predict tokens.
-        predicted: the token that each of them predicts.
-        eos_id: id of the end token.
+        predicted: The token that each of them predicts.
+        eos_id: Id of the end token.
 
     Returns:
         How many of the tokens just fed are accepted, the known ones included. The rest is rejected.
@@ -211,15 +218,15 @@ class _Row:
     """One request while it is decoded.
 
     Attributes:
-        request: what is decoded.
-        number: its place among the requests.
-        ids: answer tokens so far.
-        hidden: the hidden state (D,) that predicted each of them.
-        done: whether the answer has ended.
-        previous: tokens fed in the previous step.
-        pending: tokens to feed next: known ones, then draft tokens.
-        position: position of the first pending token.
-        num_predictions: how many of the last pending tokens predict an answer token.
+        request: What is decoded.
+        number: Its place among the requests.
+        ids: Answer tokens so far.
+        hidden: The hidden state (D,) that predicted each of them.
+        done: Whether the answer has ended.
+        previous: Tokens fed in the previous step.
+        pending: Tokens to feed next: known ones, then draft tokens.
+        position: Position of the first pending token.
+        num_predictions: How many of the last pending tokens predict an answer token.
     """
 
     request: DecodeRequest

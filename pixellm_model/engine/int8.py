@@ -19,10 +19,10 @@ def to_int8(model: PixelLM) -> None:
     """Replace the linear layers of the language model's blocks and of the first tower, in place.
 
     Args:
-        model: the model, in full precision.
+        model: The model, in full precision.
 
     Raises:
-        ValueError: bitsandbytes is not installed.
+        ValueError: Bitsandbytes is not installed.
     """
     try:
         from bitsandbytes.nn import Int8Params, Linear8bitLt

@@ -1,7 +1,7 @@
 """Finds the words that name each target of an answer, and the phrases that a prompt names.
 
 The model ties a mask to its phrase by order alone. An answer is given as the texts between its codebook runs:
-text, run, text, run, ..., text. Three forms occur (specification section 10.7), where B is a run: "mug is B
+text, run, text, run, ..., text. Three forms occur, where B is a run: "mug is B
 and book is B.", "the mug and the book are B and B.", and "Sure, it is B.", where the prompt has the name.
 """
 
@@ -36,8 +36,8 @@ def name_targets(texts: Sequence[str], question: str) -> list[str]:
     """The phrase of each target of an answer.
 
     Args:
-        texts: the answer's texts between its codebook runs.
-        question: what was asked.
+        texts: The answer's texts between its codebook runs.
+        question: What was asked.
 
     Returns:
         len(texts) - 1 phrases of at most MAX_PHRASE characters.

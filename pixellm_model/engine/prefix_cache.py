@@ -21,9 +21,9 @@ class Prefix:
     """What the model computes of one image, for the P tokens up to the image's end.
 
     Attributes:
-        sources: the pixel decoder's input per scale, (dim, g, g) and (dim, 2g, 2g).
-        keys: per layer, (heads, P, d).
-        values: per layer, (heads, P, d).
+        sources: The pixel decoder's input per scale, (dim, g, g) and (dim, 2g, 2g).
+        keys: Per layer, (heads, P, d).
+        values: Per layer, (heads, P, d).
         visible: (P,) bool, false for image tokens of padding.
     """
 
@@ -52,9 +52,9 @@ class PrefixCache:
     """A least recently used cache of prefixes. Safe to use from several threads.
 
     Attributes:
-        max_bytes: bound of the prefixes' size; a larger prefix is not kept.
-        nbytes: their size now.
-        hits: number of successful look-ups.
+        max_bytes: Bound of the prefixes' size; a larger prefix is not kept.
+        nbytes: Their size now.
+        hits: Number of successful look-ups.
     """
 
     def __init__(self, max_bytes: int):

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,12 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.clicks.points import Click
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
     display_text,
+    target_states,
     texts_between_runs,
     warnings_about,
     with_notes,
@@ -25,15 +26,20 @@ from pixellm_model.engine.answers import (
 from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, prefill, split_prompt
 from pixellm_model.engine.int8 import to_int8
-from pixellm_model.engine.masks import finish_mask
+from pixellm_model.engine.masks import draw_targets, finish_mask
 from pixellm_model.engine.phrases import name_targets
 from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
+from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
+from pixellm_model.engine.refiner import Refiner
+from pixellm_model.engine.stopwatch import Stopwatch
 from pixellm_model.engine.wording import Vocabulary, Wording
 from pixellm_model.errors import PromptError
+from pixellm_model.masks import mask_box
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage, process_image, restore_masks
 from pixellm_model.prompt import build_prompt
 from pixellm_model.request import Picture, Request
+from pixellm_model.samples import Mask
 from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parents[1] / "mini"
@@ -64,6 +70,7 @@ class Segmenter:
         cache: PrefixCache | None = None,
         fingerprint: str = "",
         vocabulary: Vocabulary | None = None,
+        refiner: Refiner | None = None,
     ):
         self.model = model
         self.tokenizer = tokenizer
@@ -71,6 +78,7 @@ class Segmenter:
         self.fingerprint = fingerprint
         self.vocabulary = vocabulary
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
+        self.refiner = Refiner(model) if refiner is None else refiner
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
         self._drafts = Drafts(tokenizer)
         self._lock = threading.Lock()
@@ -117,7 +125,15 @@ class Segmenter:
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(model, tokenizer, version, cache, fingerprint, Vocabulary.from_folder(folder))
+        return cls(
+            model,
+            tokenizer,
+            version,
+            cache,
+            fingerprint,
+            Vocabulary.from_folder(folder),
+            Refiner.from_folder(model, folder),
+        )
 
     @property
     def follows_up(self) -> bool:
@@ -143,7 +159,9 @@ class Segmenter:
 
         model = adapter.load(self.model, self.fingerprint, Path(folder))
         version = f"{self.version}+{name or Path(folder).name}"
-        return Segmenter(model, self.tokenizer, version, self.cache, self.fingerprint, self.vocabulary)
+        return Segmenter(
+            model, self.tokenizer, version, self.cache, self.fingerprint, self.vocabulary, self.refiner
+        )
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the model and its tokenizer in the self-contained layout.
@@ -205,7 +223,7 @@ class Segmenter:
             TypeError: an image is neither a PIL image nor a prepared one.
         """
         answers: dict[int, Segmentation | PromptError] = {}
-        prompts: dict[int, _EncodedPrompt] = {}
+        prompts: dict[int, EncodedPrompt] = {}
         wordings = [self._reword(request.prompt) for request in requests]
         known = [
             replace(request, prompt=wording.prompt)
@@ -216,7 +234,7 @@ class Segmenter:
                 answers[number] = Segmentation("", (), unknown=wording.unknown)
                 continue
             try:
-                prompts[number] = self._encode_prompt(request, max_new_tokens)
+                prompts[number] = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
             except PromptError as error:
                 answers[number] = error
         if prompts:
@@ -224,6 +242,41 @@ class Segmenter:
                 segmentations = self._segment([known[number] for number in prompts], [*prompts.values()])
             answers |= zip(prompts, segmentations, strict=True)
         return [with_notes(answers[number], wording) for number, wording in enumerate(wordings)]
+
+    def refine(
+        self,
+        image: Image.Image | Picture,
+        clicks: Sequence[Click],
+        mask: Mask | None = None,
+        box: Sequence[float] | None = None,
+    ) -> Target:
+        """Correct the mask of one object, or begin one, by what an annotator points at.
+
+        The first call on an image runs the towers, unless `warm_clicks` has.
+
+        Args:
+            image: a PIL image, or one that `prepare` made.
+            clicks: all clicks on this object so far, in pixels of the photo; of several on one pixel the
+                latest counts.
+            mask: the current mask, (H, W) bool; it changes only in connected parts that a click calls wrong.
+            box: x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
+
+        Returns:
+            The object, its phrase empty. Every positive click lies in its mask, no negative one does.
+
+        Raises:
+            ClickError: there is neither a click nor a box, a click lies outside the photo, a positive one
+                outside the box, or the mask has another size.
+        """
+        prepared = self._prepared(image)
+        key = image_key(prepared, self.fingerprint or self.version)
+        refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        return Target("", refined, score, mask_box(refined))
+
+    def warm_clicks(self, image: Image.Image | Picture) -> None:
+        """Compute and cache what `refine` needs of an image, before the first click."""
+        prepared = self._prepared(image)
+        self.refiner.warm(prepared, image_key(prepared, self.fingerprint or self.version))
 
     def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[npt.NDArray[np.float32]]:
         """The logits that a request's masks are thresholded from (at 0).
@@ -241,10 +294,10 @@ class Segmenter:
             PromptError: as `segment`.
             TypeError: as `segment`.
         """
-        prompt = self._encode_prompt(request, max_new_tokens)
+        prompt = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
         with self._lock, torch.inference_mode():
             image = self._prepared(request.image)
-            _, _, (low_res,) = self._generate([request], [image], [prompt], _Stopwatch())
+            _, _, (low_res,) = self._generate([request], [image], [prompt], Stopwatch())
             if not len(low_res):
                 return []
             masks = restore_masks(low_res, image.resized, image.original, self.model.config.image_size)
@@ -276,6 +329,7 @@ class Segmenter:
 
     def forget(self) -> None:
         """Empty the cache, also for segmenters that share it, and drop what was learned from answers."""
+        self.refiner.forget()
         with self._lock:
             self.cache.clear()
             self._drafts = Drafts(self.tokenizer)
@@ -293,18 +347,8 @@ class Segmenter:
             raise TypeError(f"{type(image).__name__} is neither a PIL image nor one prepared by this model.")
         return self.prepare(image)
 
-    def _encode_prompt(self, request: Request, max_new_tokens: int) -> _EncodedPrompt:
-        if not self.tokenizer.clean(request.prompt):
-            raise PromptError("The prompt is empty; say what to segment.")
-        prompt = build_prompt(self.model.config, self.tokenizer, request.prompt, request.history)
-        ids = self.tokenizer.encode(prompt)
-        limit = self.model.config.llama.max_position_embeddings - len(ids) - self.model.config.image_tokens
-        if limit < 1:
-            raise PromptError("The prompt and its history are too long for the model; shorten them.")
-        return _EncodedPrompt(split_prompt(ids)[1], min(max_new_tokens, limit))
-
-    def _segment(self, requests: Sequence[Request], prompts: Sequence[_EncodedPrompt]) -> list[Segmentation]:
-        stopwatch = _Stopwatch()
+    def _segment(self, requests: Sequence[Request], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
+        stopwatch = Stopwatch()
         images = [self._prepared(request.image) for request in requests]
         generations, runs, low_res = self._generate(requests, images, prompts, stopwatch)
         answers = []
@@ -326,8 +370,8 @@ class Segmenter:
         self,
         requests: Sequence[Request],
         images: Sequence[ProcessedImage],
-        prompts: Sequence[_EncodedPrompt],
-        stopwatch: _Stopwatch,
+        prompts: Sequence[EncodedPrompt],
+        stopwatch: Stopwatch,
     ) -> tuple[list[Generation], list[tuple[list[int], int]], list[torch.Tensor]]:
         """Per request: its answer, `Codebook.find_runs` of it, and its targets' logits (n, 4g, 4g)."""
         prefixes = self._prefixes(images)
@@ -339,7 +383,11 @@ class Segmenter:
         generations = generate(self.model, decode_requests, self.tokenizer.eos_id)
         stopwatch.lap("generate")
         runs = [self.tokenizer.codebook.find_runs(generation.ids) for generation in generations]
-        return generations, runs, self._draw(generations, [starts for starts, _ in runs], prefixes)
+        states = [
+            target_states(generation, starts, self.tokenizer)
+            for generation, (starts, _) in zip(generations, runs, strict=True)
+        ]
+        return generations, runs, draw_targets(self.model, self.tokenizer.codebook, states, prefixes)
 
     def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
         """The prefix of each image; those not in the cache are computed, each once."""
@@ -356,42 +404,3 @@ class Segmenter:
                 self.cache.put(key, prefix)
                 prefixes[key] = prefix
         return [prefixes[key] for key in keys]
-
-    def _draw(
-        self, generations: Sequence[Generation], runs: Sequence[list[int]], prefixes: Sequence[Prefix]
-    ) -> list[torch.Tensor]:
-        """Low-resolution logits of each answer's targets, (n, 4g, 4g), decoded in one call."""
-        counts = [len(starts) for starts in runs]
-        if not sum(counts):
-            return [torch.empty(0) for _ in runs]
-        size = len(self.tokenizer.codebook.ids)
-        states = torch.cat(
-            [
-                g.hidden[[s + k for s in starts for k in range(size)]]
-                for g, starts in zip(generations, runs, strict=True)
-            ]
-        )
-        targets = self.tokenizer.codebook.fuse(self.model.target_embeddings(states))
-        owner = torch.repeat_interleave(torch.arange(len(runs)), torch.tensor(counts)).to(self.model.device)
-        sources = [torch.stack(level) for level in zip(*(p.sources for p in prefixes), strict=True)]
-        return list(self.model.decode_from(targets, sources, owner)[0].split(counts))
-
-
-@dataclass(frozen=True)
-class _EncodedPrompt:
-    """The token ids after the image, and the limit of the answer's length."""
-
-    ids: list[int]
-    max_new_tokens: int
-
-
-class _Stopwatch:
-    def __init__(self) -> None:
-        self.laps: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        """Record the seconds since the last lap."""
-        now = time.perf_counter()
-        self.laps[stage] = now - self._last
-        self._last = now

@@ -8,10 +8,11 @@ The frozen tower runs once per image; its features are kept in memory, within a 
 from __future__ import annotations
 
 import json
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +25,14 @@ from transformers.trainer_utils import get_last_checkpoint
 from pixellm_model import adapter, checkpoint
 from pixellm_model.errors import DataError
 from pixellm_model.learning.packing import PackedImage, choose_questions, pack_questions
-from pixellm_model.learning.training import LossRecipe, forward_losses
+from pixellm_model.learning.recipe import FineTuneRecipe
+from pixellm_model.learning.training import forward_losses
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import ProcessedImage
 from pixellm_model.samples import PLACEHOLDER, Question, Sample
 from pixellm_model.tokenizer import PromptTokenizer
+
+log = logging.getLogger(__name__)
 
 TEMPLATE_TOKENS = 64  # length kept free for the system prompt and the template's own tokens
 ADAM_STATE_BYTES = 16  # per trained float32 weight: the weight, its gradient and AdamW's two moments
@@ -42,78 +46,14 @@ class Samples(Protocol):
 
 
 @dataclass(frozen=True)
-class FineTuneRecipe(LossRecipe):
-    """How to train an adapter. A step takes a batch of images, each with several questions.
-
-    Attributes:
-        epochs: passes over the samples.
-        max_steps: number of steps; if positive, in place of `epochs`.
-        batch_size: images per step and device.
-        accumulation: batches per optimizer step.
-        lr: AdamW's peak learning rate; it falls linearly to 0.
-        warmup_steps: steps of linear warm-up.
-        weight_decay: AdamW's.
-        clip_norm: limit of the gradient's norm.
-        lora_r: rank of the LoRA factors.
-        lora_alpha: LoRA's scale times its rank.
-        lora_dropout: dropout before the LoRA factors, 0..1.
-        max_targets: targets per image and step; other questions are left to later epochs.
-        gradient_checkpointing: trade time for memory.
-        bf16: train in bfloat16 autocast; None for GPUs only.
-        cache_bytes: bound of the images' tower features in memory.
-        save_steps: steps between two checkpoints.
-        seed: of everything random.
-    """
-
-    epochs: float = 10.0
-    max_steps: int = -1
-    batch_size: int = 2
-    accumulation: int = 1
-    lr: float = 3e-4
-    warmup_steps: int = 20
-    weight_decay: float = 0.0
-    clip_norm: float = 1.0
-    lora_r: int = 8
-    lora_alpha: int = 16
-    lora_dropout: float = 0.05
-    max_targets: int = 12
-    gradient_checkpointing: bool = False
-    bf16: bool | None = None
-    cache_bytes: int = 2**30
-    save_steps: int = 50
-    seed: int = 0
-
-    @classmethod
-    def from_file(cls, path: Path) -> FineTuneRecipe:
-        """Read a recipe from a JSON object with some of the fields.
-
-        Raises:
-            DataError: the file cannot be read, a field is unknown or a value is not a number.
-        """
-        try:
-            values = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise DataError(f"The recipe {path} cannot be read: {error}.") from None
-        known = {field.name: type(field.default) for field in fields(cls)}
-        if not isinstance(values, dict):
-            raise DataError(f"The recipe {path} is not a JSON object.")
-        for name, value in values.items():
-            if name not in known:
-                raise DataError(f"The recipe {path} has {name!r}; use {', '.join(sorted(known))}.")
-            if isinstance(value, str | list | dict):
-                raise DataError(f"The recipe {path} gives {name!r} the value {value!r:.40}; give a number.")
-        return cls(**values)
-
-
-@dataclass(frozen=True)
 class Progress:
     """Where a run stands.
 
     Attributes:
-        step: steps done, those before an interruption included.
-        steps: steps altogether.
-        loss: sum of the last step's losses, unweighted.
-        seconds_left: estimate until the end.
+        step: Steps done, those before an interruption included.
+        steps: Steps altogether.
+        loss: Sum of the last step's losses, unweighted.
+        seconds_left: Estimate until the end.
     """
 
     step: int
@@ -126,7 +66,8 @@ class PackedSamples(Dataset[PackedImage]):
     """Packed samples with the frozen tower's features, which are cached in half precision up to a bound.
 
     Each access chooses questions at random, up to `recipe.max_targets` targets. A question that is too long
-    for the model is left out and named in `left_out`.
+    for the model is left out and named in `left_out`. An access raises DataError if the sample cannot be read
+    or all its questions are too long.
     """
 
     def __init__(self, samples: Samples, model: PixelLM, tokenizer: PromptTokenizer, recipe: FineTuneRecipe):
@@ -148,16 +89,20 @@ class PackedSamples(Dataset[PackedImage]):
             self._tokenizer,
             self._recipe.photo_size,
         )
+        if isinstance(packed.image, ProcessedImage):
+            packed.image = self._tower_features(index, packed.image)
+        return packed
+
+    def _tower_features(self, index: int, image: ProcessedImage) -> torch.Tensor:
+        """Return the features of a sample's image, cached while there is room for them."""
         features = self._features.get(index)
-        if features is None and isinstance(packed.image, ProcessedImage):
+        if features is None:
             with torch.no_grad():
-                features = torch.stack(self._model.tower_features([packed.image]), dim=1)[0].half()
+                features = torch.stack(self._model.tower_features([image]), dim=1)[0].half()
             if features.nbytes <= self._free_bytes:
                 self._features[index] = features
                 self._free_bytes -= features.nbytes
-        assert features is not None
-        packed.image = features
-        return packed
+        return features
 
     def _choose(self, index: int, questions: Sequence[Question]) -> list[Question]:
         def fits(question: Question) -> bool:
@@ -285,22 +230,22 @@ def fine_tune(
     """Train an adapter. A run that was interrupted continues when called again with the same `out`.
 
     Args:
-        base: checkpoint folder of the base model; None for the shipped pixellm-mini.
-        samples: what to train on.
-        recipe: how to train; recorded as `out/recipe.json`.
-        out: folder of the run: `adapter/`, `recipe.json`, `log.jsonl` (one line a step), `checkpoints/`.
+        base: Checkpoint folder of the base model; None for the shipped pixellm-mini.
+        samples: What to train on.
+        recipe: How to train; recorded as `out/recipe.json`.
+        out: Folder of the run: `adapter/`, `recipe.json`, `log.jsonl` (one line a step), `checkpoints/`.
         device: "cpu", "cuda" ...; "auto" is a GPU if there is one.
-        progress: called after each step, on the main process.
-        pause: called before each step; may block, to leave the device to others.
-        quiet: print nothing.
+        progress: Called after each step, on the main process.
+        pause: Called before each step; may block, to leave the device to others.
+        quiet: Show no progress bar.
 
     Returns:
         The adapter's folder, `out/adapter`.
 
     Raises:
-        DataError: there is no sample, or one cannot be read or is too long for the model.
+        DataError: There is no sample, or one cannot be read or is too long for the model.
         CheckpointError: `base` is not a usable PixelLM.
-        FloatingPointError: the loss is not finite. What was saved before stays intact.
+        FloatingPointError: The loss is not finite. What was saved before stays intact.
     """
     if not len(samples):
         raise DataError("There is nothing to train on; give at least one sample.")
@@ -308,8 +253,7 @@ def fine_tune(
         device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.manual_seed(recipe.seed)
     base_model, model, tokenizer, config = _load(base, recipe, device)
-    if not quiet:
-        print(describe(model, recipe, len(samples)), flush=True)
+    log.info("%s", describe(model, recipe, len(samples)))
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
     module = _LossModule(model, tokenizer, recipe)
@@ -324,8 +268,8 @@ def fine_tune(
     trainer.train(resume_from_checkpoint=_last_checkpoint(out / "checkpoints"))
     if trainer.is_world_process_zero():
         adapter.save(model, config, out / "adapter")
-    if packed.left_out and not quiet:
-        print(f"{len(packed.left_out)} questions were left out, the first: {packed.left_out[0]}")
+    if packed.left_out:
+        log.info("%d questions were left out, the first: %s", len(packed.left_out), packed.left_out[0])
     return out / "adapter"
 
 
@@ -333,6 +277,7 @@ def _load(
     base: str | Path | None, recipe: FineTuneRecipe, device: str
 ) -> tuple[PixelLM, PixelLM, PromptTokenizer, adapter.AdapterConfig]:
     """The base, the base with a new adapter, the tokenizer and the adapter's configuration."""
+    # Imported here because the segmenter imports all of inference, which training does not need otherwise.
     from pixellm_model.engine.segmenter import MINI
 
     folder = Path(base) if base is not None else MINI

@@ -1,4 +1,4 @@
-"""Mask losses (specification sections 10.1 and 10.2)."""
+"""Mask losses (arXiv 2312.02228, Training Objectives; docs/training.md)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def mask_dice(
         logits: (N, H, W).
         masks: (N, H, W) in 0..1.
         valid: (N, H, W), 1 where a pixel counts and 0 in the padding.
-        eps: keeps the ratio finite for empty masks.
+        eps: Keeps the ratio finite for empty masks.
 
     Returns:
         (N,), each in 0..1.
@@ -46,14 +46,14 @@ def mask_dice(
 
 
 def refinement_weight(logits: torch.Tensor, question: torch.Tensor, alpha: float) -> torch.Tensor:
-    """Pixel weights of the target refinement loss (the paper's equation; specification section 10.2).
+    """Pixel weights of the target refinement loss (arXiv 2312.02228).
 
     The reference's code computes it wrongly and leaves it out of the published training.
 
     Args:
         logits: (N, H, W).
         question: (N,) the number of the question that each target belongs to.
-        alpha: weight of contested pixels.
+        alpha: Weight of contested pixels.
 
     Returns:
         (N, H, W): `alpha` where two or more targets of one question claim the pixel (logit above 0), else 1.

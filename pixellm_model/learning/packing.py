@@ -29,12 +29,12 @@ class PackedImage:
     """One sample, ready for the model.
 
     Attributes:
-        image: the image, or the frozen tower's features of it, (2, g*g, C), computed earlier.
-        resized: height and width in pixels of the image in the padded square.
-        prefix: token ids up to the image's end; IMAGE_ID stands for the image.
-        branches: per question, the ids of question and answer, and the index at which the answer starts.
+        image: The image, or the frozen tower's features of it, (2, g*g, C), computed earlier.
+        resized: Height and width in pixels of the image in the padded square.
+        prefix: Token ids up to the image's end; IMAGE_ID stands for the image.
+        branches: Per question, the ids of question and answer, and the index at which the answer starts.
         masks: (N, 4g, 4g) float in 0..1, the targets' masks at the pixel decoder's resolution.
-        num_negatives: how many of the last branches are negatives: their answers name absent things. No token
+        num_negatives: How many of the last branches are negatives: their answers name absent things. No token
             loss is taken on them, but the mask losses are, with empty masks.
         photo_masks: (N, H, W) bool, the masks at the photo's size, for losses at that size.
     """
@@ -53,8 +53,17 @@ def pack(
 ) -> PackedImage:
     """Pack the first questions of a sample that have at most `max_targets` targets together.
 
-    A question that would exceed the limit is left out; it is never cut. `photo_masks` keeps the masks at the
-    photo's size too.
+    A question that would exceed the limit is left out; it is never cut.
+
+    Args:
+        sample: The sample.
+        model: The model; only its configuration is used.
+        tokenizer: Its tokenizer.
+        max_targets: The most targets of all packed questions together.
+        photo_masks: Whether to keep the masks at the photo's size too.
+
+    Returns:
+        The packed sample.
     """
     questions = choose_questions(sample.questions, max_targets)
     return pack_questions(sample.image, questions, model.config, tokenizer, photo_masks)
@@ -89,10 +98,10 @@ def pack_questions(
 
     Args:
         photo: (H, W, 3) uint8 RGB.
-        questions: all of them are packed; their masks are (H, W).
-        config: the model's configuration.
-        tokenizer: its tokenizer.
-        photo_masks: keep the masks at the photo's size too.
+        questions: All of them are packed; their masks are (H, W).
+        config: The model's configuration.
+        tokenizer: Its tokenizer.
+        photo_masks: Keep the masks at the photo's size too.
 
     Returns:
         The packed image, with pixels.
@@ -122,9 +131,9 @@ def branch_off(
 
     Args:
         texts: (question, answer) pairs about one image.
-        config: the model's configuration.
-        tokenizer: its tokenizer.
-        histories: the earlier turns of each question; empty if none has any.
+        config: The model's configuration.
+        tokenizer: Its tokenizer.
+        histories: The earlier turns of each question; empty if none has any.
 
     Returns:
         The ids of the prefix they share, and per question the ids after it with the index at which the answer
@@ -141,7 +150,17 @@ def branch_off(
 
 
 def shrink_mask(mask: Mask, resized: tuple[int, int], image_size: int, side: int) -> torch.Tensor:
-    """Place a mask (H, W) in the padded square and average it down to (side, side), float in 0..1."""
+    """Place a mask in the padded square and average it down.
+
+    Args:
+        mask: (H, W) at the photo's size.
+        resized: Height and width in pixels of the image in the square.
+        image_size: Side of the square in pixels.
+        side: Side of the result.
+
+    Returns:
+        (side, side) float in 0..1.
+    """
     h, w = resized
     scaled = F.interpolate(
         torch.from_numpy(mask)[None, None].float(), (h, w), mode="bilinear", antialias=True

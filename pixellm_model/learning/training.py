@@ -24,15 +24,15 @@ class LossRecipe:
     """The losses of a training step. The default weights are the paper's.
 
     Attributes:
-        ce_weight: weight of the answer tokens' cross-entropy.
-        bce_weight: weight of the masks' binary cross-entropy.
-        dice_weight: weight of the masks' dice loss.
-        align_weight: weight of the alignment loss, which the paper does not have; 0 leaves it out.
-        refine: use the target refinement loss: contested pixels weigh `refine_alpha` in the BCE.
-        refine_alpha: see `refine`.
-        photo_size: take the mask losses at the photo's size, as the reference does; otherwise at the pixel
+        ce_weight: Weight of the answer tokens' cross-entropy.
+        bce_weight: Weight of the masks' binary cross-entropy.
+        dice_weight: Weight of the masks' dice loss.
+        align_weight: Weight of the alignment loss, which the paper does not have; 0 leaves it out.
+        refine: Use the target refinement loss: contested pixels weigh `refine_alpha` in the BCE.
+        refine_alpha: See `refine`.
+        photo_size: Take the mask losses at the photo's size, as the reference does; otherwise at the pixel
             decoder's resolution, which is faster.
-        max_drawn: how many targets per step the pixel decoder draws, chosen at random; None for all.
+        max_drawn: How many targets per step the pixel decoder draws, chosen at random; None for all.
     """
 
     ce_weight: float = 1.0
@@ -61,7 +61,7 @@ class Answers:
         hidden: (n, D) the hidden state that predicts each answer token.
         tokens: (n,) the answer tokens.
         is_supervised: (n,) bool, whether the token loss is taken; false in negatives.
-        image: the batch's image features.
+        image: The batch's image features.
     """
 
     hidden: torch.Tensor
@@ -148,10 +148,10 @@ def forward_losses(
     """The losses of one training step.
 
     Args:
-        model: the model; gradients flow where its parameters require them.
-        tokenizer: its tokenizer.
-        batch: packed images, with `photo_masks` if `recipe.photo_size`.
-        recipe: which losses, and their weights.
+        model: The model; gradients flow where its parameters require them.
+        tokenizer: Its tokenizer.
+        batch: Packed images, with `photo_masks` if `recipe.photo_size`.
+        recipe: Which losses, and their weights.
 
     Returns:
         Token cross-entropy over the batch's answer tokens, and BCE, dice and alignment averaged over its

@@ -25,11 +25,11 @@ class SegmentationModel(Protocol):
     version: str
 
     def segment_batch(self, requests: Sequence[Request]) -> Sequence[Segmentation | PromptError]:
-        """As `Segmenter.segment_batch`."""
+        """Answer several prompts, in order."""
         ...
 
     def logits(self, request: Request) -> list[npt.NDArray[np.float32]]:
-        """As `Segmenter.logits`."""
+        """Return the mask logits of the request's targets, (N, H, W) at the photo's size."""
         ...
 
 
@@ -38,14 +38,14 @@ class QuestionScore:
     """One row of the table.
 
     Attributes:
-        sample: number of the sample.
-        question: what was asked.
-        expected: the true answer.
-        answer: the model's answer, or why it refused the prompt.
-        iou: mean IoU over the question's masks; 1 if there is none to find and none was predicted.
-        true: number of true masks.
-        predicted: number of predicted masks that are not empty.
-        seconds: time of the answer.
+        sample: Number of the sample.
+        question: What was asked.
+        expected: The true answer.
+        answer: The model's answer, or why it refused the prompt.
+        iou: Mean IoU over the question's masks; 1 if there is none to find and none was predicted.
+        true: Number of true masks.
+        predicted: Number of predicted masks that are not empty.
+        seconds: Time of the answer.
     """
 
     sample: int
@@ -63,11 +63,11 @@ class Evaluation:
     """The outcome of an evaluation.
 
     Attributes:
-        version: the model's version.
-        scores: the metrics.
-        questions: one row per question.
-        muse: the reference's MUSE metric, if it was asked for.
-        skipped: records that could not be read, and why.
+        version: The model's version.
+        scores: The metrics.
+        questions: One row per question.
+        muse: The reference's MUSE metric, if it was asked for.
+        skipped: Records that could not be read, and why.
     """
 
     version: str
@@ -106,23 +106,23 @@ def evaluate(
     segmenter: SegmentationModel,
     samples: Iterable[Sample],
     compat: bool = False,
-    watch: AnswerCallback | None = None,
+    on_answer: AnswerCallback | None = None,
 ) -> Evaluation:
     """Ask a model every question of every sample and compare its masks with the true ones.
 
     A prompt that the model refuses counts as answered without a mask, and so does an empty mask.
 
     Args:
-        segmenter: the model.
-        samples: what to ask.
-        compat: compute the reference's MUSE metric too; takes a second pass per question.
-        watch: called after each answer.
+        segmenter: The model.
+        samples: What to ask.
+        compat: Compute the reference's MUSE metric too; takes a second pass per question.
+        on_answer: Called after each answer.
 
     Returns:
         Metrics and one row per question.
 
     Raises:
-        DataError: the samples have no question.
+        DataError: The samples have no question.
     """
     muse = MuseScores(rng=np.random.default_rng(0)) if compat else None
     evaluation = Evaluation(segmenter.version, muse=muse)
@@ -133,10 +133,15 @@ def evaluate(
             request = Request(image, question.text, question.history)
             segmentation, row = _ask(segmenter, request, question, number, evaluation.scores)
             evaluation.questions.append(row)
-            if watch is not None:
-                watch(sample, question, segmentation, row)
+            if on_answer is not None:
+                on_answer(sample, question, segmentation, row)
             if muse is not None:
-                logits.append((_stack(segmenter.logits(request), sample), _stack(question.masks, sample)))
+                logits.append(
+                    (
+                        _stack_or_empty(segmenter.logits(request), sample),
+                        _stack_or_empty(question.masks, sample),
+                    )
+                )
         if muse is not None:
             muse.add(logits)
     if not evaluation.questions:
@@ -167,5 +172,5 @@ def _ask(
     return segmentation, row
 
 
-def _stack(masks: Sequence[npt.NDArray[Any]], sample: Sample) -> npt.NDArray[Any]:
+def _stack_or_empty(masks: Sequence[npt.NDArray[Any]], sample: Sample) -> npt.NDArray[Any]:
     return np.stack(masks) if len(masks) else np.zeros((0, *sample.image.shape[:2]), np.float32)

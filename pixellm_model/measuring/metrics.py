@@ -20,10 +20,10 @@ class IouSums:
     """Sums from which gIoU and cIoU are computed.
 
     Attributes:
-        ious: sum of IoUs.
-        masks: number of masks they are averaged over.
-        intersection: sum of intersections in pixels.
-        union: sum of unions in pixels.
+        ious: Sum of IoUs.
+        masks: Number of masks they are averaged over.
+        intersection: Sum of intersections in pixels.
+        union: Sum of unions in pixels.
     """
 
     ious: float = 0.0
@@ -47,7 +47,7 @@ class Scores(IouSums):
     """Sums over questions; the properties are what is reported.
 
     A missed truth and an extra prediction both count as IoU 0, with their area in the union. That differs
-    from the reference, where extra predictions are nearly free (specification, section 10.8).
+    from the reference, where extra predictions are nearly free (`muse_metric`).
 
     >>> scores = Scores()
     >>> left, right = np.array([[True, False]]), np.array([[False, True]])
@@ -57,13 +57,13 @@ class Scores(IouSums):
     {'questions': 1, 'gIoU': 0.5, 'cIoU': 0.5, 'precision': 0.5, 'recall': 1.0, 'count_accuracy': 0.0}
 
     Attributes:
-        questions: number of questions.
-        correct_counts: questions answered with the true number of masks.
-        absent: questions without a true mask.
-        correct_refusals: those of them answered without a mask.
-        predicted: number of predicted masks.
-        true: number of true masks.
-        hits: pairs of a predicted and a true mask with IoU >= HIT.
+        questions: Number of questions.
+        correct_counts: Questions answered with the true number of masks.
+        absent: Questions without a true mask.
+        correct_refusals: Those of them answered without a mask.
+        predicted: Number of predicted masks.
+        true: Number of true masks.
+        hits: Pairs of a predicted and a true mask with IoU >= HIT.
     """
 
     questions: int = 0
@@ -78,8 +78,8 @@ class Scores(IouSums):
         """Add one question.
 
         Args:
-            predicted: the predicted masks, each (H, W) bool.
-            truth: the true masks, of the same size.
+            predicted: The predicted masks, each (H, W) bool.
+            truth: The true masks, of the same size.
 
         Returns:
             The question's mean IoU over max(predictions, truths) masks; None if there are none.

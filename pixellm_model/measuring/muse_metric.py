@@ -1,4 +1,4 @@
-"""The reference's MUSE metric with its flaw, to compare with published numbers (specification section 10.8).
+"""The reference's MUSE metric with its flaw, to compare with published numbers.
 
 Predictions are matched to truths on random points. A missed truth is compared with an empty mask. The flaw:
 an extra prediction is compared with an empty truth as raw logits, by a histogram over 0..1, so only logits in
@@ -27,7 +27,7 @@ class MuseScores(IouSums):
     """Sums over images.
 
     Attributes:
-        rng: draws the points on which masks are matched.
+        rng: Draws the points on which masks are matched.
     """
 
     rng: np.random.Generator
@@ -36,7 +36,7 @@ class MuseScores(IouSums):
         """Add one image.
 
         Args:
-            questions: per question, the logits (P, H, W) of the predicted masks and the true masks (T, H, W).
+            questions: Per question, the logits (P, H, W) of the predicted masks and the true masks (T, H, W).
 
         Returns:
             The image's mean IoU over max(predictions, truths) masks of all questions, as the reference

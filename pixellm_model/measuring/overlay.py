@@ -27,9 +27,9 @@ def draw_overlay(image: Image.Image, targets: Sequence[Target], caption: str = "
     """Draw targets on a copy of an image.
 
     Args:
-        image: a PIL image in any mode.
-        targets: their masks are (image.height, image.width).
-        caption: text for a white strip below the image; no strip if it is empty.
+        image: A PIL image in any mode.
+        targets: Their masks are (image.height, image.width).
+        caption: Text for a white strip below the image; no strip if it is empty.
 
     Returns:
         An RGB image.

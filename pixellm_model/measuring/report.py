@@ -20,7 +20,7 @@ from pixellm_model.measuring.overlay import draw_overlay
 from pixellm_model.samples import Mask, Question, Sample
 
 WORST = 60  # answers shown
-TILE = 300  # long side of a picture in pixels
+MAX_PICTURE_SIDE = 300  # long side of a picture in pixels
 LABELS = {
     "questions": "questions",
     "gIoU": "gIoU",
@@ -46,8 +46,8 @@ figure{margin:0} figcaption{font-size:.8rem;color:#666}
 """
 
 
-class Gallery:
-    """Keeps pictures of the `size` worst answers. Pass its `add` to `evaluate` as `watch`."""
+class WorstAnswers:
+    """Keeps pictures of the `size` worst answers. Pass its `add` to `evaluate` as `on_answer`."""
 
     def __init__(self, size: int = WORST):
         self._size = size
@@ -70,21 +70,21 @@ class Gallery:
         return [(row, pictures) for _, _, row, pictures in sorted(self._entries, reverse=True)]
 
 
-def write_report(evaluation: Evaluation, gallery: Gallery, folder: Path) -> Path:
+def write_report(evaluation: Evaluation, worst_answers: WorstAnswers, folder: Path) -> Path:
     """Write `report.html`, which needs no other file, and `report.json` into `folder`; returns the former."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "report.json").write_text(json.dumps(evaluation.as_json(), indent=1) + "\n", "utf-8")
     page = folder / "report.html"
-    page.write_text(_page(evaluation, gallery), "utf-8")
+    page.write_text(_page(evaluation, worst_answers), "utf-8")
     return page
 
 
-def _page(evaluation: Evaluation, gallery: Gallery) -> str:
+def _page(evaluation: Evaluation, worst_answers: WorstAnswers) -> str:
     figures = "".join(
         f"<tr><td>{LABELS[name]}</td><td class=n>{_number(value)}</td></tr>"
         for name, value in evaluation.figures().items()
     )
-    worst = gallery.worst_first()
+    worst = worst_answers.worst_first()
     rows = "".join(_row(row, pictures) for row, pictures in worst)
     skipped = "".join(f"<li>{html.escape(reason)}</li>" for reason in evaluation.skipped[:50])
     skipped_section = (
@@ -118,7 +118,7 @@ def _number(value: float) -> str:
 
 def _pictures(sample: Sample, question: Question, answer: Segmentation) -> list[bytes]:
     image = Image.fromarray(sample.image)
-    scale = TILE / max(image.size)
+    scale = MAX_PICTURE_SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
 
     def shrink(phrase: str, mask: Mask, score: float) -> Target:

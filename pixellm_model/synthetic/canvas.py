@@ -19,7 +19,7 @@ class Canvas:
 
     Args:
         image: (H, W, 3), the background; converted to float32.
-        behind: things that it already shows.
+        behind: Things that it already shows.
     """
 
     def __init__(self, image: npt.NDArray[Any], behind: list[Thing]) -> None:
@@ -84,7 +84,7 @@ class Canvas:
     def _shade(
         self, place: tuple[slice, ...], opacity: npt.NDArray[np.floating], rng: np.random.Generator
     ) -> None:
-        """A soft shadow beside the thing to be pasted."""
+        """Darken the image next to the thing to be pasted, as a soft shadow does."""
         shift = (int(rng.integers(2, 8)), int(rng.integers(-6, 7)))
         drop = np.roll(np.pad(opacity, 8), shift, axis=(0, 1))[8:-8, 8:-8]  # padding keeps it from wrapping
         soft = Image.fromarray((drop * 255).astype(np.uint8)).filter(

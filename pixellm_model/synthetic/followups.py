@@ -13,7 +13,7 @@ import numpy as np
 
 from pixellm_model.samples import Mask, Question
 from pixellm_model.synthetic.templates import INSTEAD, ONLY, PLACES, SIZES, TOO, WITHOUT
-from pixellm_model.synthetic.things import Thing, biggest, outermost
+from pixellm_model.synthetic.things import Thing, extreme_by_area, outermost
 
 FOLLOW_UP_RATE = 0.4  # of the questions get a follow-up, and so do that share of the follow-ups
 MAX_TURNS = 3
@@ -28,25 +28,25 @@ class Asker(Protocol):
     names: list[str]
 
     def pick(self, options: Sequence[str]) -> str:
-        """As `Questioner.pick`."""
+        """Return one of the options at random."""
         ...
 
     def called(self, name: str) -> list[Thing]:
-        """As `Questioner.called`."""
+        """Return the things in the image that a name fits."""
         ...
 
     def absent_names(self, count: int) -> list[str]:
-        """As `Questioner.absent_names`."""
+        """Return at most `count` random names of things that are not in the image."""
         ...
 
     def question(
         self, text: str, found: Found, missing: Sequence[str] = (), history: tuple[tuple[str, str], ...] = ()
     ) -> Question | None:
-        """As `Questioner.question`."""
+        """Make a question with its answer, or return None if it is ambiguous or cannot be asked."""
         ...
 
 
-def continued(asker: Asker, first: Question) -> Question:
+def with_follow_ups(asker: Asker, first: Question) -> Question:
     """The question itself, or a follow-up some turns later."""
     question = first
     while len(question.history) < MAX_TURNS and asker.rng.random() < FOLLOW_UP_RATE:
@@ -63,7 +63,7 @@ def follow_up(asker: Asker, first: Question) -> Question | None:
     return kinds[int(asker.rng.choice(len(kinds), p=list(KIND_RATES.values())))](asker, first)
 
 
-def only(asker: Asker, first: Question) -> Question | None:
+def keep_one(asker: Asker, first: Question) -> Question | None:
     """One of the targets by its place or size, if that is clear."""
     if len(first.masks) < 2:
         return None
@@ -74,24 +74,24 @@ def only(asker: Asker, first: Question) -> Question | None:
         words = asker.pick((most, where.split()[-1]))
     else:
         words, greatest = SIZES[int(asker.rng.integers(len(SIZES)))]
-        chosen, place = biggest(targets, greatest), f"that is {words}"
+        chosen, place = extreme_by_area(targets, greatest), f"that is {words}"
     if chosen is None:
         return None
     text = asker.pick(ONLY).format(x=words, w=place)
     return asker.question(text, [(chosen.name, chosen.mask)], (), turns(first))
 
 
-def too(asker: Asker, first: Question) -> Question | None:
+def add_one(asker: Asker, first: Question) -> Question | None:
     """Another thing, which may be absent; the targets so far are answered again."""
     return _another(asker, first, TOO, list(zip(first.phrases, first.masks, strict=True)))
 
 
-def instead(asker: Asker, first: Question) -> Question | None:
+def replace_with(asker: Asker, first: Question) -> Question | None:
     """Another thing in place of the targets so far; it may be absent."""
     return _another(asker, first, INSTEAD, [])
 
 
-def without(asker: Asker, first: Question) -> Question | None:
+def drop_some(asker: Asker, first: Question) -> Question | None:
     """All targets except those of one phrase."""
     phrases = list(dict.fromkeys(first.phrases))
     if len(phrases) < 2:
@@ -121,8 +121,8 @@ def _another(asker: Asker, first: Question, texts: tuple[str, ...], targets: Fou
 
 
 KIND_RATES: dict[Callable[[Asker, Question], Question | None], float] = {
-    only: 0.3,
-    too: 0.3,
-    without: 0.2,
-    instead: 0.2,
+    keep_one: 0.3,
+    add_one: 0.3,
+    drop_some: 0.2,
+    replace_with: 0.2,
 }

@@ -12,14 +12,14 @@ class Noun:
     """One kind of thing.
 
     Attributes:
-        name: the name.
-        plural: its plural.
-        category: what it is a kind of, such as "fruit".
-        synonyms: other words for it.
-        attributes: what it is or does, such as "eat" for food. An attribute that ends in "?" is debatable: no
+        name: The name.
+        plural: Its plural.
+        category: What it is a kind of, such as "fruit".
+        synonyms: Other words for it.
+        attributes: What it is or does, such as "eat" for food. An attribute that ends in "?" is debatable: no
             question about it is asked where the thing is seen.
-        parent: a wider name, such as "bird" for an owl.
-        kin: names that people may use for it, or that are often part of its picture.
+        parent: A wider name, such as "bird" for an owl.
+        kin: Names that people may use for it, or that are often part of its picture.
     """
 
     name: str
@@ -35,10 +35,10 @@ class Nouns:
     """All nouns by name, read from a JSON list of objects with the fields of `Noun`.
 
     Attributes:
-        by_name: the nouns.
+        by_name: The nouns.
 
     Raises:
-        ValueError: a name occurs twice or a parent is missing.
+        ValueError: A name occurs twice or a parent is missing.
     """
 
     def __init__(self, path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from pixellm_model.samples import Mask, Pixels, Question
-from pixellm_model.synthetic.followups import continued
+from pixellm_model.synthetic.followups import with_follow_ups
 from pixellm_model.synthetic.nouns import Nouns
 from pixellm_model.synthetic.templates import (
     COLOURED,
@@ -26,7 +26,7 @@ from pixellm_model.synthetic.templates import (
     varied,
     wordings,
 )
-from pixellm_model.synthetic.things import COLOURS, RELATIONS, Thing, biggest, outermost
+from pixellm_model.synthetic.things import COLOURS, RELATIONS, Thing, extreme_by_area, outermost
 
 __all__ = ["NAMED", "Questioner", "Thing", "answer", "listed", "wordings"]
 
@@ -40,15 +40,15 @@ class Questioner:
     The methods named after a kind of question return None where that kind does not fit the image.
 
     Args:
-        nouns: the vocabulary.
-        askable: names that may be asked for although absent. Each should be as frequent as it is in images,
+        nouns: The vocabulary.
+        askable: Names that may be asked for although absent. Each should be as frequent as it is in images,
             so that a name alone does not tell whether it is present.
-        things: the things in the image.
-        rng: source of all random choices.
-        complete: whether `things` is everything to see; only then are there questions about everything and
+        things: The things in the image.
+        rng: Source of all random choices.
+        complete: Whether `things` is everything to see; only then are there questions about everything and
             about groups.
-        backdrop: names that the background may show.
-        counted: whether `things` has all instances of the names in it; only then are there questions about
+        backdrop: Names that the background may show.
+        counted: Whether `things` has all instances of the names in it; only then are there questions about
             number, place and size. The same as `complete` by default.
         image: (H, W, 3) uint8 RGB, for questions about colours.
     """
@@ -78,7 +78,7 @@ class Questioner:
         """Generate questions of random kinds, all different.
 
         Args:
-            count: how many; fewer are returned if the image does not yield as many.
+            count: How many; fewer are returned if the image does not yield as many.
             level: 1 for names, several or absent ones, all of a kind, places, sizes and groups; 2 also for
                 numbers, colours and relations; 3 also for follow-up questions.
 
@@ -94,7 +94,7 @@ class Questioner:
                 break
             question = kinds[self.rng.choice(len(kinds), p=weights)].ask(self)
             if question is not None and level >= FOLLOW_UP_LEVEL:
-                question = continued(self, question)
+                question = with_follow_ups(self, question)
             if question is not None:
                 chosen.setdefault((question.history, question.text), question)
         return tuple(chosen.values())
@@ -163,7 +163,7 @@ class Questioner:
         name, things = self._comparable()
         if name is None:
             return None
-        first = biggest(things, greatest)
+        first = extreme_by_area(things, greatest)
         if first is None:
             return None
         phrase = f"{word} {name}"
@@ -344,10 +344,10 @@ class Questioner:
         """Make a question with its answer.
 
         Args:
-            text: what is asked; its punctuation, case and ending are varied at random.
-            found: the targets, as phrases with masks.
-            missing: phrases that the answer says are absent.
-            history: earlier turns.
+            text: What is asked; its punctuation, case and ending are varied at random.
+            found: The targets, as phrases with masks.
+            missing: Phrases that the answer says are absent.
+            history: Earlier turns.
 
         Returns:
             The question; None if it has more than MAX_TARGETS targets.

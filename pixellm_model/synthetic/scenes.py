@@ -51,9 +51,9 @@ class Picture:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        things: the things.
-        complete: whether they are everything to see, apart from the background.
-        backdrop: names that the background may show.
+        things: The things.
+        complete: Whether they are everything to see, apart from the background.
+        backdrop: Names that the background may show.
     """
 
     image: Pixels
@@ -68,18 +68,18 @@ class SceneRenderer:
     Decoded cut-outs are cached in memory (about 0.2 MB each).
 
     Args:
-        cutouts_dir: the folder.
+        cutouts_dir: The folder.
         split: "train" or "held_out", which has other instances of the same names.
-        size: long side of the images in pixels.
-        scene: share of composed scenes. Without photos in the folder all images are scenes.
-        photo: share of single photos.
-        mosaic: share of grids of photos.
-        names: only these names are shown and asked for.
-        level: how hard the questions are (`Questioner.ask`).
+        size: Long side of the images in pixels.
+        scene: Share of composed scenes. Without photos in the folder all images are scenes.
+        photo: Share of single photos.
+        mosaic: Share of grids of photos.
+        names: Only these names are shown and asked for.
+        level: How hard the questions are (`Questioner.ask`).
 
     Raises:
-        FileNotFoundError: the folder has no `cutouts.jsonl`.
-        ValueError: there is no cut-out of the split, or one whose name the vocabulary lacks.
+        FileNotFoundError: The folder has no `cutouts.jsonl`.
+        ValueError: There is no cut-out of the split, or one whose name the vocabulary lacks.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class SceneRenderer:
         """The picture with up to `wanted` cut-outs pasted on it."""
         scene = Canvas(picture.image, picture.things)
         self._paste_cast(scene, wanted, rng)
-        seen = _photographed(scene.image, rng)
+        seen = _add_camera_noise(scene.image, rng)
         return Picture(seen, scene.things(), picture.complete, picture.backdrop)
 
     def _kind(self, seed: int) -> Callable[[np.random.Generator], Picture | None]:
@@ -169,12 +169,12 @@ class SceneRenderer:
         wanted = int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.24, 0.24, 0.18, 0.12, 0.08]))
         self._paste_cast(scene, wanted, rng)
         things = scene.things()
-        return Picture(_photographed(scene.image, rng), things, complete, backdrop) if things else None
+        return Picture(_add_camera_noise(scene.image, rng), things, complete, backdrop) if things else None
 
     def _paste_cast(self, scene: Canvas, wanted: int, rng: np.random.Generator) -> None:
         largest = 0.6 if wanted <= 2 else 0.5 if wanted <= 4 else 0.38
         for cutout in self._cast(wanted, rng):
-            scene.paste(_varied(self._pixels(cutout.file), self.size, largest, rng), cutout.name, rng)
+            scene.paste(_augment_cutout(self._pixels(cutout.file), self.size, largest, rng), cutout.name, rng)
 
     def _cast(self, wanted: int, rng: np.random.Generator) -> list[Cutout]:
         """Cut-outs for a scene: often one name several times, often some of one category."""
@@ -250,7 +250,7 @@ class SceneRenderer:
         pixels, thing = self._crop(photo.name, image, mask, size, zoom, 0.7, rng)
         if thing is None:
             return None
-        seen = _photographed(_toned(pixels.astype(np.float32), rng, 0.12), rng)
+        seen = _add_camera_noise(_jitter_colour(pixels.astype(np.float32), rng, 0.12), rng)
         return Picture(seen, [thing], False, self.nouns.backdrop)
 
     def _mosaic(self, rng: np.random.Generator) -> Picture | None:
@@ -266,7 +266,7 @@ class SceneRenderer:
                 mask = np.zeros(image.shape[:2], bool)
                 mask[top : top + tile, left : left + tile] = thing.mask
                 things.append(Thing(thing.name, mask))
-        seen = _photographed(image.astype(np.float32), rng)
+        seen = _add_camera_noise(image.astype(np.float32), rng)
         return Picture(seen, things, False, self.nouns.backdrop) if things else None
 
     def askable(self, rng: np.random.Generator) -> list[str]:
@@ -297,9 +297,9 @@ def _rgba(file: Path) -> Pixels:
     return np.asarray(Image.open(file).convert("RGBA"))
 
 
-def _varied(pixels: Pixels, size: int, largest: float, rng: np.random.Generator) -> Image.Image:
+def _augment_cutout(pixels: Pixels, size: int, largest: float, rng: np.random.Generator) -> Image.Image:
     """A cut-out (H, W, 4) resized to 12 % of `size` up to `largest`, flipped, rotated and recoloured."""
-    toned = _toned(pixels[:, :, :3].astype(np.float32), rng, 0.2).clip(0, 255).astype(np.uint8)
+    toned = _jitter_colour(pixels[:, :, :3].astype(np.float32), rng, 0.2).clip(0, 255).astype(np.uint8)
     patch = Image.fromarray(np.dstack([toned, pixels[:, :, 3]]))
     scale = size * rng.uniform(0.12, largest) / max(patch.size)
     stretch = rng.uniform(0.9, 1.1)
@@ -314,7 +314,7 @@ def _varied(pixels: Pixels, size: int, largest: float, rng: np.random.Generator)
     return patch
 
 
-def _toned(image: FloatArray, rng: np.random.Generator, strength: float) -> FloatArray:
+def _jitter_colour(image: FloatArray, rng: np.random.Generator, strength: float) -> FloatArray:
     """Brightness, contrast, saturation and colour cast changed by up to `strength`."""
     low, high = 1 - strength, 1 + strength
     grey = image.mean(axis=2, keepdims=True)
@@ -323,7 +323,7 @@ def _toned(image: FloatArray, rng: np.random.Generator, strength: float) -> Floa
     return (image - 128) * (rng.uniform(low, high) * cast).astype(np.float32) + 128 * cast.astype(np.float32)
 
 
-def _photographed(image: FloatArray, rng: np.random.Generator) -> Pixels:
+def _add_camera_noise(image: FloatArray, rng: np.random.Generator) -> Pixels:
     """Add camera noise, blur and JPEG compression, each at random."""
     if rng.random() < 0.35:
         image = image + rng.standard_normal(image.shape, np.float32) * np.float32(rng.uniform(2, 10))

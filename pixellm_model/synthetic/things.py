@@ -16,7 +16,7 @@ class Thing:
     """One thing in an image. Compared by identity.
 
     Attributes:
-        name: its name in the vocabulary.
+        name: Its name in the vocabulary.
         mask: (H, W) bool, its visible pixels.
     """
 
@@ -35,8 +35,8 @@ class Thing:
         """Whether it stands in a relation to another thing.
 
         Args:
-            relation: a key of RELATIONS.
-            other: the other thing.
+            relation: A key of RELATIONS.
+            other: The other thing.
 
         Returns:
             True if its centre is CLEAR_OFFSET away in that direction and no further across; False if it is
@@ -53,7 +53,7 @@ class Thing:
         """Whether it is of a colour.
 
         Args:
-            colour: a key of COLOURS.
+            colour: A key of COLOURS.
             image: (H, W, 3) uint8 RGB.
 
         Returns:
@@ -76,18 +76,26 @@ def outermost(things: Sequence[Thing], axis: int, greatest: bool) -> Thing | Non
     """The thing nearest to one side of the image; None if the next is less than CLEAR_OFFSET behind.
 
     Args:
-        things: at least two.
+        things: At least two.
         axis: 0 for top or bottom, 1 for left or right.
-        greatest: take the bottom or right side.
+        greatest: Take the bottom or right side.
     """
     ranked = sorted(things, key=lambda thing: thing.centre[axis], reverse=greatest)
     is_clear = abs(ranked[0].centre[axis] - ranked[1].centre[axis]) >= CLEAR_OFFSET
     return ranked[0] if is_clear else None
 
 
-def biggest(things: Sequence[Thing], greatest: bool) -> Thing | None:
-    """The biggest of at least two things, or the smallest; None unless CLEAR_RATIO sets it apart in area."""
-    ranked = sorted(things, key=lambda thing: int(thing.mask.sum()), reverse=greatest)
+def extreme_by_area(things: Sequence[Thing], largest: bool) -> Thing | None:
+    """Return the thing with the largest or the smallest visible area.
+
+    Args:
+        things: At least two.
+        largest: Whether to return the largest instead of the smallest.
+
+    Returns:
+        The thing; None if its area differs from the next one's by a factor below CLEAR_RATIO.
+    """
+    ranked = sorted(things, key=lambda thing: int(thing.mask.sum()), reverse=largest)
     smaller, bigger = sorted(int(thing.mask.sum()) for thing in ranked[:2])
     return ranked[0] if bigger >= CLEAR_RATIO * smaller else None
 

@@ -175,3 +175,26 @@ def test_a_question_under_way_hides_the_old_answer(project: Project, editor: Edi
     editor.shot("asking")
     expect(editor.note("asking")).to_be_hidden(timeout=20_000)
     assert editor.answer() != old
+
+
+def test_a_mask_is_begun_and_corrected_by_pointing(project: Project, editor: Editor) -> None:
+    """A click begins the apple; one with Ctrl and Alt takes away from it, under the same id."""
+    task = project.task(samples.PROVED)
+    editor.open(task)
+    editor.auto_detect()
+    begun = [item for item in editor.point(0.73, 0.62) if item["type"] == "brushlabels"]
+    editor.shot("begun")
+    assert len(begun) == 1
+    with Image.open(samples.PROVED) as image:
+        width, height = image.size
+    mask = decode(begun[0]["value"]["rle"], height, width)
+    assert mask[round(0.62 * height), round(0.73 * width)]
+    editor.accept_all(1)
+    time.sleep(6)
+    corrected = [item for item in editor.point(0.73, 0.62, "Control", "Alt") if item["type"] == "brushlabels"]
+    if corrected:  # else nothing is left of the mask
+        assert corrected[0]["id"] == begun[0]["id"]
+        mask = decode(corrected[0]["value"]["rle"], height, width)
+        assert not mask[round(0.62 * height), round(0.73 * width)]
+    editor.shot("corrected")
+    assert editor.answer()

@@ -1,5 +1,5 @@
 """The whole loop with a real Label Studio, a real queue and the mini: prompts, corrections, training, gate,
-promotion, better masks; poison is rejected, a rollback gives the former masks back bit for bit."""
+promotion, better masks. Wrong corrections are rejected, and a rollback restores exactly the earlier masks."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
     held_out = sum(split_of(one.image or "") == "held_out" for one in every)
     assert 5 <= held_out < SCENES / 2
 
-    # The last scene is nobody's correction.
+    # The last scene is in no correction.
     unseen = loop.scenes[-1]
     task, before = loop.ask(project, backend, unseen)
     run = loop.train(project, backend)
@@ -159,7 +159,7 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
     assert row["total_predictions"] == 1
 
     registry = Registry(loop.settings)
-    pointer = registry.pointer(str(project))
+    pointer = registry.serving_pointer(str(project))
     assert pointer is not None and pointer.adapter is not None
     done = command(loop, "versions", "rollback", "--project", str(project))
     assert "the base" in done
@@ -171,16 +171,16 @@ def test_corrections_become_a_better_version(loop: Loop) -> None:
     assert [region["value"] for region in again] == [region["value"] for region in after]
 
 
-def test_poison_is_rejected(loop: Loop) -> None:
-    """Masks that belong to other pictures teach nothing that holds, whatever it does to the loss."""
-    project, backend = loop.project("Poison")
+def test_a_version_trained_on_wrong_masks_is_rejected(loop: Loop) -> None:
+    """With masks of other images the training loss falls, but held-out images do not get better."""
+    project, backend = loop.project("Wrong masks")
     for scene, other in zip(loop.scenes[:-1], np.roll(np.arange(SCENES - 1), 7), strict=True):
         loop.correct(project, backend, scene, loop.scenes[other].sign)
     eventually(lambda: len(loop.corrections(project)) == SCENES - 1, "all corrections are understood", 60)
     _, before = loop.ask(project, backend, loop.scenes[-1])
     run = loop.train(project, backend)
     assert run.state == "rejected" and run.verdict and not run.verdict["promote"], run.error
-    assert Registry(loop.settings).pointer(str(project)) is None
+    assert Registry(loop.settings).serving_pointer(str(project)) is None
     _, after = loop.ask(project, backend, loop.scenes[-1])
     assert [region["value"] for region in after] == [region["value"] for region in before]
     assert run.verdict["why"] in command(loop, "versions", "list")

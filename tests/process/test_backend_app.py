@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
 import socket
 import subprocess
@@ -10,13 +11,19 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
+from backend.settings import BackendSettings
+from support.annotations import drawn, event
 from support.backend import payload, prompted, running_backend
 from support.workers import ROOT, Workers, eventually
 from worker.jobs.queue import SegmentQueue
+from worker.store import Database
+from worker.store.tables import Event
 
 NOWHERE = "redis://127.0.0.1:1/0"
 
@@ -157,7 +164,7 @@ class TestAuth:
     def test_every_other_route_is_closed(self, guarded: httpx.Client, path: str) -> None:
         assert guarded.get(path).status_code == 401
 
-    def test_login(self, guarded: httpx.Client) -> None:
+    def test_the_right_login_is_accepted(self, guarded: httpx.Client) -> None:
         headers = {"Authorization": self.LOGIN}
         assert guarded.post("/setup", json=payload("setup"), headers=headers).status_code == 200
         # START_TRAINING brings the login, the other webhooks the header.
@@ -280,8 +287,25 @@ class TestProcess:
         for command in ("serve", "collect", "reconcile"):
             assert any(line.split()[:1] == [command] for line in done.stdout.splitlines())
 
-    def test_a_command_that_is_not_there_is_refused(self) -> None:
+    def test_an_unknown_command_is_refused(self) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "backend", "sweep"], cwd=ROOT, capture_output=True, text=True
+            [sys.executable, "-m", "backend", "no-such-command"], cwd=ROOT, capture_output=True, text=True
         )
-        assert done.returncode == 2 and "invalid choice: 'sweep'" in done.stderr
+        assert done.returncode == 2 and "invalid choice: 'no-such-command'" in done.stderr
+
+
+def test_the_webhook_route_stores_an_event_once(redis_url: str, tmp_path: Path) -> None:
+    with running_backend(redis_url, data_dir=tmp_path, webhook_secret="s3cret") as client:
+        body = event(5, [drawn()])
+        assert client.post("/webhook", json=body).status_code == 401
+        header = {"X-Webhook-Secret": "s3cret"}
+        for _ in range(2):
+            answer = client.post("/webhook", json=body, headers=header)
+            assert answer.json() == {"status": "ok"}
+        other = client.post("/webhook", json={"action": "LABEL_LINK_CREATED"}, headers=header)
+        assert other.status_code == 200
+        assert client.post("/webhook", content=b"{", headers=header).status_code == 400
+    database = Database(BackendSettings(data_dir=tmp_path))
+    with database.session() as session:
+        (row,) = session.scalars(select(Event))
+        assert (row.action, row.project, json.loads(row.body)) == ("ANNOTATION_CREATED", "1", body)

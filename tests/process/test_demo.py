@@ -1,4 +1,4 @@
-"""The demo stops all it started, however it ends, and says in one line what is in its way."""
+"""The demo stops every process that it started, however it ends, and reports a problem in one line."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_service_is_stopped_with_the_children_that_do_not_listen(tmp_path: Pat
     eventually(lambda: not is_alive(child), "the child's end")
 
 
-def test_a_killed_demo_takes_its_redis_along(tmp_path: Path) -> None:
+def test_redis_stops_when_the_demo_is_killed(tmp_path: Path) -> None:
     owner = subprocess.Popen(
         [sys.executable, "-c", OWNER_OF_REDIS, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
@@ -103,7 +103,7 @@ def test_a_killed_demo_takes_its_redis_along(tmp_path: Path) -> None:
     eventually(lambda: not accepts(port), "Redis stops listening")
 
 
-def test_services_stop_though_nobody_reads_any_more(tmp_path: Path) -> None:
+def test_services_stop_although_their_output_is_no_longer_read(tmp_path: Path) -> None:
     stops = OWNER_OF_REDIS.replace("time.sleep(600)", "sys.stdin.read(); services.stop_all()")
     owner = subprocess.Popen(
         [sys.executable, "-c", stops, str(tmp_path)],

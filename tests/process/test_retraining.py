@@ -1,4 +1,4 @@
-"""One training run as the learner does it: killed, poisoned, pointless, patient; on a tiny random model."""
+"""Training runs of a real learner on a tiny random model: killed, failing, unnecessary and paused."""
 
 from __future__ import annotations
 
@@ -131,7 +131,9 @@ def test_a_killed_run_goes_on_where_it_was(corrected: Learner) -> None:
     manifest = Registry(corrected.settings).manifest(run.version.partition("+")[2])
     assert manifest.verdict == run.verdict and manifest.snapshot == run.data["snapshot"]
     assert manifest.project == "1" and manifest.recipe["max_steps"] == 30
-    table = json.loads((Registry(corrected.settings).folder(manifest.adapter) / "samples.json").read_text())
+    table = json.loads(
+        (Registry(corrected.settings).verified_folder(manifest.adapter) / "samples.json").read_text()
+    )
     assert {row["set"] for row in table} == {"held_out", "regression"}
 
     again = corrected.verdict(corrected.request())
@@ -139,7 +141,7 @@ def test_a_killed_run_goes_on_where_it_was(corrected: Learner) -> None:
 
 
 def is_running(process: int) -> bool:
-    """Whether it is there and no zombie that nobody has reaped."""
+    """Whether a process exists and is not a zombie."""
     found = subprocess.run(["ps", "-o", "stat=", "-p", str(process)], capture_output=True, text=True)
     return bool(found.stdout.strip()) and not found.stdout.strip().startswith("Z")
 
@@ -185,11 +187,11 @@ def test_a_run_that_fails_says_why_and_changes_nothing(corrected: Learner) -> No
     run = corrected.verdict(corrected.request())
     assert run.state == "failed" and "lower the learning rate" in (run.error or "")
     assert Registry(corrected.settings).versions() == []
-    assert Registry(corrected.settings).pointer("1") is None
+    assert Registry(corrected.settings).serving_pointer("1") is None
 
 
 @pytest.mark.parametrize("learner", [{"max_steps": 4000}], indirect=True)
-def test_it_waits_for_annotators(corrected: Learner) -> None:
+def test_training_pauses_while_a_prompt_waits(corrected: Learner) -> None:
     number = corrected.request()
     eventually(lambda: (corrected.run(number).step or 0) >= 3, "some steps", 120)
     queue = SegmentQueue(WorkerSettings(redis_url=corrected.redis_url))
@@ -216,7 +218,7 @@ def test_a_run_goes_on_while_database_and_redis_are_away(
 
 
 def test_replay_alternates_with_corrections() -> None:
-    mixed = ReplayMix(["a", "b", "c"], ["x", "y"])  # type: ignore[list-item]
+    mixed = ReplayMix(["a", "b", "c"], ["x", "y"])  # type: ignore[list-item]  # texts stand for samples
     assert [mixed[n] for n in range(len(mixed))] == ["a", "x", "b", "y", "c", "x"]
 
 

@@ -104,7 +104,7 @@ def test_no_correction_is_lost(postgres: Postgres, redis_url: str, tmp_path: Pat
                     assert client.post("/webhook", json=body).status_code == 200, body["action"]
                 except httpx.TransportError:
                     unanswered.append(body)
-            assert 15 <= len(unanswered) <= 25, "only what came while nobody listened"
+            assert 15 <= len(unanswered) <= 25, "only what came while no backend listened"
             # Label Studio has these still: `reconcile` would bring them; here they are sent again.
             for body in unanswered:
                 assert client.post("/webhook", json=body).status_code == 200

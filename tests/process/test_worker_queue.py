@@ -68,7 +68,7 @@ def test_answers_are_forgotten_after_their_time(workers: Workers) -> None:
 
 def test_interactive_overtakes_batch_and_each_keeps_its_order(workers: Workers) -> None:
     order = [("b1", "batch"), ("b2", "batch"), ("i1", "interactive"), ("i2", "interactive")]
-    jobs = {name: question(name, priority) for name, priority in order}  # type: ignore[arg-type]
+    jobs = {name: question(name, priority) for name, priority in order}  # type: ignore[arg-type]  # mypy infers str for the literals
     for job in jobs.values():
         workers.queue.enqueue(job)
     assert {name: workers.queue.state(job.job_id).ahead for name, job in jobs.items()} == {
@@ -190,7 +190,7 @@ def test_backend_s_side_of_the_worker_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", program], cwd=ROOT).returncode == 0
 
 
-def test_redis_that_is_down_is_said_quickly() -> None:
+def test_an_unavailable_redis_is_reported_within_two_seconds() -> None:
     queue = SegmentQueue(Settings(redis_url="redis://:a-secret@127.0.0.1:1/0"))
     start = time.monotonic()
     with pytest.raises(QueueUnavailable, match=r"REDIS_URL") as raised:

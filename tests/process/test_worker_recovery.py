@@ -1,4 +1,4 @@
-"""What happens to a job when its worker dies, hangs or is told to stop. Real processes, really killed."""
+"""What happens to a job when its worker is killed, hangs or is asked to stop; with real processes."""
 
 from __future__ import annotations
 
@@ -51,18 +51,20 @@ def test_worker_killed_between_taking_and_starting_loses_nothing(workers: Worker
     eventually(lambda: _lists_are_empty(workers), "no trace of the jobs in the working lists")
 
 
-def test_job_that_kills_every_worker_fails_with_a_reason_and_blocks_nobody(workers: Workers) -> None:
-    poison, innocent = question("die"), question("sleep 0.1")
-    workers.queue.enqueue(poison)
-    workers.queue.enqueue(innocent)
+def test_a_job_that_kills_every_worker_fails_with_a_reason_and_others_are_answered(
+    workers: Workers,
+) -> None:
+    deadly, harmless = question("die"), question("sleep 0.1")
+    workers.queue.enqueue(deadly)
+    workers.queue.enqueue(harmless)
     for _ in range(3):
         assert workers.start().wait(timeout=30) == -signal.SIGKILL
     survivor = workers.start()
 
-    eventually(lambda: workers.queue.state(poison.job_id).status == "failed", "the poison is given up")
-    reason = workers.queue.state(poison.job_id).reason
+    eventually(lambda: workers.queue.state(deadly.job_id).status == "failed", "the deadly is given up")
+    reason = workers.queue.state(deadly.job_id).reason
     assert reason == "The worker died while it worked on this, 3 times in a row; it is not tried again."
-    assert workers.answer(innocent).status == "finished"
+    assert workers.answer(harmless).status == "finished"
     assert workers.seen().count("die") == 3
     assert survivor.poll() is None
 

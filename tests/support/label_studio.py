@@ -121,6 +121,23 @@ class Editor:
         expect(self.page.get_by_role("button").filter(has_text="Update")).to_be_visible()
         self.shot("submitted")
 
+    def auto_detect(self) -> None:
+        """Chooses the tool whose clicks are sent to the model."""
+        self.page.locator(".lsf-toolbar > div").last.locator("button").first.click()
+
+    def point(self, x: float, y: float, *keys: str) -> list[dict[str, Any]]:
+        """Clicks at `x`, `y` (shares of width and height) with `keys` held; returns the results."""
+        box = self.page.locator("canvas").first.bounding_box()
+        assert box is not None
+        with self.page.expect_response("**/interactive-annotating", timeout=ANSWER_TIMEOUT_MS) as answered:
+            for key in keys:
+                self.page.keyboard.down(key)
+            self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
+            for key in reversed(keys):
+                self.page.keyboard.up(key)
+        results: list[dict[str, Any]] = answered.value.json()["data"]["result"]
+        return results
+
     def regions(self) -> list[str]:
         """The labels in the list of regions, in its order."""
         return self.page.locator(".lsf-outliner-item__title").all_inner_texts()

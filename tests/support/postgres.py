@@ -23,7 +23,7 @@ class Postgres:
         self._server.stop()
 
     def restart(self, down_s: float) -> None:
-        """As an administrator does it: connections are cut, nobody answers, somebody answers again."""
+        """Stop the server, which closes its connections, and start it again after `down_s` seconds."""
         self._server.stop()
         time.sleep(down_s)
         self._server.start()

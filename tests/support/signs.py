@@ -1,4 +1,4 @@
-"""A small world that the mini has never seen, with exact masks: signs among other shapes, on noisy ground."""
+"""Scenes unlike those the mini was trained on, with exact masks: signs and other shapes on a noisy ground."""
 
 from __future__ import annotations
 

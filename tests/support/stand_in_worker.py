@@ -20,7 +20,7 @@ from PIL import Image
 from rq.executions import Execution
 from rq.job import Job
 
-from pixellm_model import Picture, PromptError, Request
+from pixellm_model import Click, Picture, PromptError, Request
 from worker.jobs.priority_queue import PriorityQueue
 from worker.serving.model import Model
 from worker.serving.process import serve
@@ -48,6 +48,23 @@ class ObedientModel:
     def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace | PromptError]:
         note("\t".join(question.prompt for question in requests))
         return [obey(question) for question in requests]
+
+    def refine(
+        self,
+        image: Picture,
+        clicks: Sequence[Click],
+        mask: np.ndarray | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> SimpleNamespace:
+        """The mask with the pixels of positive clicks added and those of negative ones removed."""
+        note(f"refine {len(clicks)} clicks, {'a' if mask is not None else 'no'} mask, box {box}")
+        result = np.zeros(image.original, bool) if mask is None else mask.copy()
+        if box is not None:
+            left, top, right, bottom = (round(side) for side in box)
+            result[top:bottom, left:right] = True
+        for click in clicks:
+            result[int(click.y), int(click.x)] = click.positive
+        return SimpleNamespace(phrase="", mask=result, score=0.5, box=(0, 0, 1, 1))
 
     def prepare(self, image: Image.Image) -> Picture:
         return SimpleNamespace(original=(image.height, image.width), nbytes=4 * image.width * image.height)
@@ -79,6 +96,8 @@ def obey(question: Request) -> SimpleNamespace | PromptError:
             raise RuntimeError("an internal detail")
         case ["refuse"]:
             return PromptError("The prompt is too long for the model; shorten it.")
+        case ["nothing", *_]:
+            return SimpleNamespace(answer="There is none.", targets=(), warnings=(), timings={}, unknown=())
     assert not isinstance(question.image, Image.Image), "the worker asks about what was prepared"
     mask = np.zeros(question.image.original, dtype=bool)
     mask[:2, :3] = True

@@ -41,7 +41,9 @@ def test_same_bytes_as_label_studio_and_back(mask: np.ndarray) -> None:
 
 
 @given(SHAPES, st.integers(0, 2**32 - 1), st.floats(0.0, 0.5))
-def test_speckle(shape: tuple[int, int], seed: int, share: float) -> None:
+def test_random_pixels_are_encoded_as_by_label_studio(
+    shape: tuple[int, int], seed: int, share: float
+) -> None:
     mask = np.random.default_rng(seed).random(shape) < share
     assert encode(mask) == mask2rle(mask.astype(np.uint8) * 255)
     assert np.array_equal(decode(encode(mask), *shape), mask)
@@ -75,7 +77,7 @@ def test_masks_from_the_browser(case: dict) -> None:
     assert np.array_equal(mask, levels > 127)
 
 
-def test_any_memory_order_and_any_nonzero_value() -> None:
+def test_brush_rle_takes_any_memory_order_and_any_nonzero_value() -> None:
     mask = rectangle(30, 50)
     assert encode(np.asfortranarray(mask)) == encode(mask.astype(np.uint8) * 7) == encode(mask)
 
@@ -110,9 +112,9 @@ GOOD = encode(rectangle(20, 30))
         (10**12, (20, 30), "not a list"),
     ],
 )
-def test_malformed(rle: object, size: tuple[int, int], sentence: str) -> None:
+def test_a_malformed_rle_is_refused(rle: object, size: tuple[int, int], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
-        decode(rle, *size)  # type: ignore[arg-type]
+        decode(rle, *size)  # type: ignore[arg-type]  # wrong types are the point
 
 
 def test_a_run_past_the_end_is_refused() -> None:

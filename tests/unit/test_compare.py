@@ -16,9 +16,9 @@ from hypothesis.extra.numpy import arrays
 
 from backend.corrections.annotation import Region, UnreadableAnnotation, read_regions
 from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
-from backend.corrections.strokes import paint
 from backend.corrections.training_turns import training_turns
 from backend.label_studio.brush_rle import encode
+from backend.label_studio.strokes import paint
 from backend.prompts.shapes import region_id, region_values
 from label_config import read_config
 from worker.jobs.contract import CocoRLE

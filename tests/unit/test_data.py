@@ -166,7 +166,7 @@ def write_coco(folder: Path) -> dict[str, Any]:
     return content
 
 
-def test_coco_questions_speak_the_truth(tmp_path: Path) -> None:
+def test_answers_made_from_coco_are_true(tmp_path: Path) -> None:
     write_coco(tmp_path)
     asked = {question.text: question for question in read_samples(tmp_path)[0].questions}
     assert len(asked["Segment every cup."].masks) == 2
@@ -177,7 +177,7 @@ def test_coco_questions_speak_the_truth(tmp_path: Path) -> None:
     assert list(asked) == [question.text for question in read_samples(tmp_path)[0].questions]
 
 
-@pytest.mark.skipif(not COCO_PHOTOS.is_dir(), reason="the COCO photos are not beside the project")
+@pytest.mark.skipif(not COCO_PHOTOS.is_dir(), reason="the COCO photos are not next to the project")
 def test_real_coco_photos_are_read() -> None:
     samples = read_samples(COCO_PHOTOS)
     assert len(samples) == 50 and not samples.skipped

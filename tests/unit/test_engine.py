@@ -221,7 +221,7 @@ def test_a_prepared_image_is_answered_as_the_image_is(segmenter: Segmenter) -> N
     )
     assert segmenter.cache.hits == 1
     with pytest.raises(TypeError, match="str is neither"):
-        segmenter.segment("cup.jpg", "cup")  # type: ignore[arg-type]
+        segmenter.segment("cup.jpg", "cup")  # type: ignore[arg-type]  # a path in place of an image
 
 
 def test_forgetting_leaves_nothing_behind(segmenter: Segmenter) -> None:

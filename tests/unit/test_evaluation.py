@@ -16,7 +16,7 @@ from pixellm_model.engine.answers import Segmentation, Target
 from pixellm_model.errors import DataError
 from pixellm_model.masks import mask_box
 from pixellm_model.measuring.evaluation import evaluate
-from pixellm_model.measuring.report import Gallery, write_report
+from pixellm_model.measuring.report import WorstAnswers, write_report
 from pixellm_model.samples import Question, Sample
 
 LEFT, RIGHT = (np.zeros((20, 30), bool) for _ in range(2))
@@ -67,7 +67,7 @@ def test_figures_and_table_by_hand() -> None:
     assert figures["gIoU"] == pytest.approx(3 / 5)  # both: 1, 1; left: 1, an extra 0; refused: 0
     assert figures["precision"] == pytest.approx(3 / 4) and figures["recall"] == pytest.approx(3 / 4)
     assert figures["count_accuracy"] == pytest.approx(2 / 4)
-    assert figures["none_accuracy"] == 1.0  # an empty mask is shown to nobody
+    assert figures["none_accuracy"] == 1.0  # an empty mask is not shown
     # Both found, the extra mask free, and so is the empty one, the missed truth not: 4 and 1 of max(5, 4).
     assert figures["muse_gIoU"] == pytest.approx(5 / 5, abs=1e-4)
     assert [row.iou for row in evaluation.questions] == [1.0, 0.5, 1.0, 0.0]
@@ -89,10 +89,10 @@ def test_nothing_to_ask_is_an_error() -> None:
 
 
 def test_the_report_shows_the_worst_first_and_runs_nothing(tmp_path: Path) -> None:
-    gallery = Gallery(3)
-    evaluation = evaluate(ScriptedModel(MASKS), [sample()], watch=gallery.add)
-    page = write_report(evaluation, gallery, tmp_path).read_text()
-    assert [row.question for row, _ in gallery.worst_first()] == ["refused", "left", "both"]
+    worst_answers = WorstAnswers(3)
+    evaluation = evaluate(ScriptedModel(MASKS), [sample()], on_answer=worst_answers.add)
+    page = write_report(evaluation, worst_answers, tmp_path).read_text()
+    assert [row.question for row, _ in worst_answers.worst_first()] == ["refused", "left", "both"]
     assert page.index("refused") < page.index("<b>left") < page.index("<b>both")
     assert "<script>" not in page and "scripted &lt;1&gt;" in page and "&lt;script&gt;" in page
     assert page.count("data:image/jpeg") == 9

@@ -64,6 +64,47 @@ def test_it_says_which_shapes_are_made_and_what_is_not_supported() -> None:
     assert "rectangles teach nothing" in facts
 
 
+def test_pointing_tools_are_said_to_work_on_masks_only() -> None:
+    xml = """<View><Image name="image" value="$image"/>
+    <Labels name="names" toName="image"><Label value="Cup"/></Labels>
+    <{0} name="shape" toName="image"/>
+    <KeyPoint name="point" toName="image"/><Rectangle name="box" toName="image" smart="true"/></View>"""
+    masks, polygons = explain(xml.format("Brush")), explain(xml.format("Polygon"))
+    tools = '<KeyPoint name="point"> and <Rectangle name="box">'
+    assert f"points and boxes: {tools} correct the mask they are on, or begin one" in masks.facts
+    assert not any("Points and boxes" in line for line in masks.advice)
+    assert not any("points and boxes" in fact for fact in polygons.facts)
+    assert any("Points and boxes correct masks, and there are none here" in line for line in polygons.advice)
+    assert not any("neither written" in fact for fact in (*masks.facts, *polygons.facts))
+
+
+def test_tags_and_attributes_may_be_in_any_case() -> None:
+    explanation = explain(
+        """<VIEW><IMAGE NAME="photo" VALUE="$url"/>
+        <TEXTAREA NAME="ask" TONAME="photo" SMART="true" SMARTONLY="true"/>
+        <TEXTAREA NAME="answer" TONAME="photo" EDITABLE="false"/>
+        <HEADER VALUE="$title"/><CHOICES NAME="light" TONAME="photo"/>
+        <BRUSHLABELS NAME="mask" TONAME="photo"><LABEL VALUE="Cup"/><LABEL VALUE="Other"/></BRUSHLABELS>
+        </VIEW>"""
+    )
+    assert any('<BRUSHLABELS name="mask">' in fact for fact in explanation.facts)
+    assert any('<CHOICES name="light">' in fact for fact in explanation.facts)
+    assert explanation.advice == ('Every task must have the field "title", because <HEADER> shows it.',)
+
+
+@pytest.mark.parametrize(
+    "labels",
+    ['<Label value="Cup"/>', '<Label value="Cup"/><Label value="Other" alias="misc"/>'],
+    ids=["only label", "alias"],
+)
+def test_no_label_other_is_advised_where_every_phrase_gets_a_label(labels: str) -> None:
+    explanation = explain(
+        f"""<View><Image name="image" value="$image"/>
+        <BrushLabels name="mask" toName="image">{labels}</BrushLabels></View>"""
+    )
+    assert not any('label "Other"' in line for line in explanation.advice)
+
+
 def test_what_cannot_be_used_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "empty.xml").write_text("<View/>")
     assert main(["check", str(tmp_path / "empty.xml")]) == 1

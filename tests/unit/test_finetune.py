@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,8 @@ from pixellm_model import CheckpointError, Segmenter, adapter, checkpoint
 from pixellm_model.__main__ import main
 from pixellm_model.engine.segmenter import MINI
 from pixellm_model.errors import DataError
-from pixellm_model.learning.finetune import FineTuneRecipe, Progress, fine_tune
+from pixellm_model.learning.finetune import Progress, fine_tune
+from pixellm_model.learning.recipe import FineTuneRecipe
 from pixellm_model.samples import Question, Sample
 from support.tiny_model import write_tiny
 
@@ -146,7 +148,7 @@ def test_a_checkpoint_that_was_cut_off_is_passed_over(tiny: Path, tmp_path: Path
     assert [p.step for p in seen] == [3, 4, 5, 6]
 
 
-def test_others_are_let_at_the_device_between_steps(tiny: Path, tmp_path: Path) -> None:
+def test_pause_is_called_before_each_step(tiny: Path, tmp_path: Path) -> None:
     paused: list[float] = []
     seen: list[Progress] = []
     fine_tune(
@@ -198,11 +200,11 @@ def test_training_teaches(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_adapter_of_this_base_is_refused(
-    tiny: Path, trained: Path, tmp_path: Path, damage: object, reason: str
+    tiny: Path, trained: Path, tmp_path: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
     for file in (adapter.CONFIG, adapter.WEIGHTS):
         (tmp_path / file).write_bytes((trained / file).read_bytes())
-    damage(tmp_path)  # type: ignore[operator]
+    damage(tmp_path)
     with pytest.raises(CheckpointError, match=reason):
         Segmenter.from_pretrained(tiny, device="cpu").with_adapter(tmp_path)
 
@@ -224,10 +226,29 @@ def test_a_run_that_cannot_work_says_why(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         fine_tune(tiny, samples(), replace(QUICK, lr=1e30), tmp_path / "nan", "cpu", quiet=True)
     assert not (tmp_path / "nan" / "adapter").exists()
-    for text, reason in (('{"speed": 1}', "has 'speed'"), ('{"lr": "x"}', "give a number"), ("[", "be read")):
-        (tmp_path / "recipe.json").write_text(text)
-        with pytest.raises(DataError, match=reason):
-            FineTuneRecipe.from_file(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ('{"speed": 1}', "has 'speed'"),
+        ('{"lr": "x"}', "give a number"),
+        ('{"lr": null}', "give a number"),
+        ('{"epochs": true}', "give a number"),
+        ('{"max_drawn": false}', "give a number"),
+        ("[", "be read"),
+    ],
+)
+def test_a_recipe_file_with_an_unusable_value_says_which(text: str, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text(text)
+    with pytest.raises(DataError, match=reason):
+        FineTuneRecipe.from_file(tmp_path / "recipe.json")
+
+
+def test_a_recipe_file_may_use_null_and_truth_values_where_the_field_does(tmp_path: Path) -> None:
+    (tmp_path / "recipe.json").write_text('{"bf16": true, "max_drawn": null, "refine": true, "epochs": 3}')
+    recipe = FineTuneRecipe.from_file(tmp_path / "recipe.json")
+    assert (recipe.bf16, recipe.max_drawn, recipe.refine, recipe.epochs) == (True, None, True, 3)
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def test_it_stands_alone(prompt: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompt", "alone"),
+    ("prompt", "standalone"),
     [
         ("also the lid", "the lid"),
         ("and the dog", "the dog"),
@@ -46,8 +46,8 @@ def test_it_stands_alone(prompt: str) -> None:
         ("the cup instead", "the cup"),
     ],
 )
-def test_it_continues_but_names_what_it_wants(prompt: str, alone: str) -> None:
-    assert follow_up(prompt) == FollowUp(True, alone)
+def test_it_continues_but_names_what_it_wants(prompt: str, standalone: str) -> None:
+    assert follow_up(prompt) == FollowUp(True, standalone)
 
 
 @pytest.mark.parametrize(

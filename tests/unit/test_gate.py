@@ -33,7 +33,7 @@ def test_a_tiny_gain_is_not_enough() -> None:
     assert not verdict.promote and "+0.01 is needed" in verdict.why
 
 
-def test_too_little_data_is_said() -> None:
+def test_with_too_little_data_nothing_is_promoted_and_the_reason_says_so() -> None:
     verdict = judge(pairs([0.1] * 4, [0.9] * 4), STEADY, RULES)
     assert not verdict.promote and verdict.why == "too little data: 4 held-out images, 5 are needed"
 

@@ -1,4 +1,4 @@
-"""Pictures kept for a moment: how many, how long, and which is which."""
+"""The image cache: its limits of memory and age, and what identifies an image."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def source() -> Source:
     return Source()
 
 
-def test_what_was_used_last_stays(source: Source) -> None:
+def test_the_images_used_last_are_kept(source: Source) -> None:
     images = ImageCache(source, prepared, 2 * PICTURE)
     for reference in ("a", "b", "a", "c", "a", "b"):
         images.load(reference)
@@ -71,7 +71,7 @@ def test_a_picture_over_the_bound_is_not_kept_and_costs_no_other_its_place(sourc
     assert source.fetched == {("a", None): 1, ("large", None): 2}
 
 
-def test_nothing_is_kept_without_memory_for_it(source: Source) -> None:
+def test_a_cache_without_memory_keeps_no_image(source: Source) -> None:
     images = ImageCache(source, prepared, 0)
     assert [fetched(images.load("a")) for _ in range(2)] == [1, 2]
 

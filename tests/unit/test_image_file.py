@@ -11,7 +11,7 @@ from PIL import Image
 
 from pixellm_model.data.records import Record
 from pixellm_model.errors import DataError
-from worker.images.decode import decode
+from worker.images.decode import ImageError, decode
 
 
 def png(image: Image.Image) -> bytes:
@@ -43,6 +43,17 @@ def test_transparency_is_white_and_sixteen_bits_lose_the_low_byte(tmp_path: Path
     assert (Record("one", path, ()).sample().image == 255).all()
     path.write_bytes(SIXTEEN_BITS)
     assert Record("one", path, ()).sample().image[..., 0].tolist() == [[0x0F, 0x7D], [0xEA, 0xFF]]
+
+
+def test_a_raised_pixel_limit_holds_although_it_is_above_pillows_own() -> None:
+    data = png(Image.new("1", (19_000, 5_000)))
+    own_limit = Image.MAX_IMAGE_PIXELS
+    assert own_limit is not None and own_limit < 19_000 * 5_000
+    assert decode(data, 200_000_000).size == (19_000, 5_000)
+    assert own_limit == Image.MAX_IMAGE_PIXELS
+    with pytest.raises(ImageError, match=r"^The image has 19000 x 5000 pixels; at most 90,000,000 are"):
+        decode(data, 90_000_000)
+    assert own_limit == Image.MAX_IMAGE_PIXELS
 
 
 def test_a_data_set_may_have_pictures_of_any_format_that_pillow_reads(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,39 @@ TEN_LABELS = ("Cup", "Spoon", "Plate", "Book", "Bottle", "Cat", "Dog", "Person",
         ("coco", "prompt", "mask", "brushlabels"),
     ],
 )
-def test_templates(name: str, prompt: str | None, shape: str, kind: str) -> None:
+def test_the_templates_are_read(name: str, prompt: str | None, shape: str, kind: str) -> None:
     config = template(name)
     assert config.image == ImageControl("image", "image")
     assert [(control.name, control.kind) for control in config.shapes] == [(shape, kind)]
     assert (config.prompt, config.answer, config.task_prompt_key) == (prompt, "answer", "prompt")
     if name != "coco":
         assert tuple(label.value for label in config.labels) == TEN_LABELS
+
+
+def test_templates_have_the_same_style_and_those_with_masks_the_same_pointing_tools() -> None:
+    texts = {path.stem: path.read_text() for path in TEMPLATES.glob("*.xml")}
+    assert len({text[text.index("<!--") : text.index("</Style>")] for text in texts.values()}) == 1
+    with_tools = {name for name in texts if template(name).pointing == ("point", "box")}
+    assert with_tools == {"interactive", "bitmask", "coco"}
+    assert len({tuple(re.findall("<(?:KeyPoint|Rectangle) .*", texts[name])) for name in with_tools}) == 1
+    assert not any(template(name).pointing for name in texts.keys() - with_tools)
+
+
+@pytest.mark.parametrize("smart", ['smart="true"', 'SMART="True" smartOnly="true"', 'smartOnly="true"'])
+def test_a_smart_rectangle_beside_other_controls_is_a_pointing_tool(smart: str) -> None:
+    labels = '<Labels name="labels" toName="image"><Label value="Cup"/></Labels>'
+    box = f'<Rectangle name="box" toName="image" {smart}/>'
+    config = read_config(view(IMAGE, labels, '<Polygon name="outline" toName="image"/>', box))
+    assert [shape.name for shape in config.shapes] == ["outline"] and config.pointing == ("box",)
+    alone = read_config(view(IMAGE, labels, box))
+    assert [shape.kind for shape in alone.shapes] == ["rectangle"] and alone.pointing == ()
+
+
+def test_a_rectangle_that_is_not_smart_gets_regions() -> None:
+    labels = '<Labels name="labels" toName="image"><Label value="Cup"/></Labels>'
+    tags = [f'<{tag} name="{tag}" toName="image"/>' for tag in ("Brush", "Rectangle", "KeyPoint")]
+    config = read_config(view(IMAGE, labels, *tags))
+    assert [shape.name for shape in config.shapes] == ["Brush", "Rectangle"] and config.pointing == ()
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted(TEMPLATES.glob("*.xml"))])
@@ -313,7 +340,7 @@ def test_any_text_is_a_config_or_a_config_error(text: str) -> None:
         ("的猫", "Other"),
     ],
 )
-def test_phrases(phrase: str, label: str) -> None:
+def test_a_phrase_gets_the_label_that_it_names(phrase: str, label: str) -> None:
     assert map_label(phrase, template("interactive")) == label
 
 

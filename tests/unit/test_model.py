@@ -151,7 +151,7 @@ class TestRefusedCheckpoints:
         (tmp_path / "hf_model" / "config.json").write_text("{}")
         self.refuse(tmp_path, "hf_model")
 
-    def test_keys(self, broken: Path) -> None:
+    def test_missing_and_unknown_keys(self, broken: Path) -> None:
         weights = load_file(broken / "model.safetensors")
         norm = weights.pop("model.norm.weight")
         save_file(weights, broken / "model.safetensors")
@@ -161,13 +161,13 @@ class TestRefusedCheckpoints:
         )
         self.refuse(broken, "unknown keys: model.extra")
 
-    def test_shapes(self, broken: Path) -> None:
+    def test_a_tensor_of_the_wrong_shape(self, broken: Path) -> None:
         weights = load_file(broken / "model.safetensors")
         weights["model.norm.weight"] = torch.zeros(7)
         save_file(weights, broken / "model.safetensors")
         self.refuse(broken, r"model.norm.weight is \(7,\), expected \(48,\)")
 
-    def test_codebook(self, broken: Path) -> None:
+    def test_an_incomplete_or_unordered_codebook(self, broken: Path) -> None:
         write_tokenizer(broken, added=[ADDED[1], ADDED[0], *ADDED[2:]])
         self.refuse(broken, "distinct and consecutive")
         write_tokenizer(broken, added=ADDED[1:])

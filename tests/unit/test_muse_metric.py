@@ -1,4 +1,4 @@
-"""The reference's MUSE evaluation against what it printed, and the honest one beside it."""
+"""The reference's MUSE evaluation against its recorded output, and next to the corrected metric."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def test_every_recorded_scenario_is_matched_flaw_included() -> None:
 
 
 @needs_recording
-def test_the_honest_metric_does_not_forgive_an_extra_mask() -> None:
-    honest = Scores()
+def test_the_corrected_metric_counts_an_extra_mask_as_an_error() -> None:
+    corrected = Scores()
     for logits, truths in scenarios()["missing_in_q1_extra_in_q2"]:
-        honest.add(list(logits > 0), list(truths > 0))
-    assert honest.giou < 0.7  # the reference says 0.94
+        corrected.add(list(logits > 0), list(truths > 0))
+    assert corrected.giou < 0.7  # the reference says 0.94
 
 
 def test_an_extra_confident_mask_is_free_in_the_reference() -> None:

@@ -1,6 +1,6 @@
 """The model against numbers recorded from the reference implementation.
 
-`PIXELLM_PARITY_DIR` names the folder (default: `../shared/parity_a` beside the checkout). Every
+`PIXELLM_PARITY_DIR` names the folder (default: `../shared/parity_a` next to the checkout). Every
 inference array its manifest describes is compared, whatever the checkpoint's dimensions.
 """
 
@@ -120,7 +120,7 @@ def parity(tmp_path_factory: pytest.TempPathFactory) -> ParitySet:
     return ParitySet(unpacked)
 
 
-def test_token_ids(parity: ParitySet) -> None:
+def test_token_ids_equal_the_references(parity: ParitySet) -> None:
     recorded = json.loads((FOLDER / "text_and_resize.json").read_text())
     assert list(parity.tokenizer.codebook.ids) == recorded["seg_ids"]
     for piece in recorded["pieces"]:
@@ -129,7 +129,7 @@ def test_token_ids(parity: ParitySet) -> None:
         assert parity.tokenizer.encode(prompt["prompt"]) == prompt["ids"], prompt["prompt"]
 
 
-def test_pixels(parity: ParitySet) -> None:
+def test_pixels_equal_the_references(parity: ParitySet) -> None:
     for name in MANIFEST["images"]:
         image = parity.image(name)
         parity.check(f"pre/{name}/resized_uint8", torch.from_numpy(resize_image(image, parity.size)))
@@ -227,7 +227,7 @@ def _check_masks(
 
 @pytest.mark.parametrize("name", FORCED)
 @torch.inference_mode()
-def test_teacher_forced(parity: ParitySet, name: str) -> None:
+def test_every_step_of_a_given_answer_equals_the_references(parity: ParitySet, name: str) -> None:
     case, model, tokenizer = CASES[name], parity.model, parity.tokenizer
     image = process_image(parity.image(case["image"]), parity.size)
     _check_features(parity, name, [image] * case["clip_batch"])
@@ -275,7 +275,7 @@ def _codebook_positions(ids: torch.Tensor, tokenizer: PromptTokenizer, image_tok
 
 @pytest.mark.parametrize("name", BFLOAT16)
 @torch.inference_mode()
-def test_bfloat16(parity: ParitySet, name: str) -> None:
+def test_bfloat16_is_as_close_as_the_references_own(parity: ParitySet, name: str) -> None:
     case, tokenizer = CASES[name], parity.tokenizer
     model, _ = checkpoint.load(parity.checkpoint, dtype=torch.bfloat16)
     image = process_image(parity.image(case["image"]), parity.size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from test_scenes import NOUNS
 
 from pixellm_model.engine.segmenter import MINI
 from pixellm_model.samples import PLACEHOLDER, Question
-from pixellm_model.synthetic.followups import follow_up, only, too, without
+from pixellm_model.synthetic.followups import add_one, drop_some, follow_up, keep_one
 from pixellm_model.synthetic.nouns import Nouns
 from pixellm_model.synthetic.questions import Questioner
 from pixellm_model.synthetic.templates import wordings
@@ -46,8 +47,8 @@ def asker(nouns: Nouns, seed: int = 0, *painted: tuple[np.ndarray, tuple[int, in
     return Questioner(nouns, names, things, np.random.default_rng(seed), image=image)
 
 
-def asked(make: object, count: int = 60) -> list[Question]:
-    return [question for seed in range(count) if (question := make(seed)) is not None]  # type: ignore[operator]
+def asked(make: Callable[[int], Question | None], count: int = 60) -> list[Question]:
+    return [question for seed in range(count) if (question := make(seed)) is not None]
 
 
 def same(one: np.ndarray, other: np.ndarray) -> bool:
@@ -86,7 +87,7 @@ def first_turn() -> Question:
 
 
 def test_only_keeps_the_one_that_is_meant(nouns: Nouns) -> None:
-    for question in asked(lambda seed: only(asker(nouns, seed), first_turn())):
+    for question in asked(lambda seed: keep_one(asker(nouns, seed), first_turn())):
         assert question.history == (("all cups", first_turn().answer),)
         (kept,) = question.masks
         wanted = {
@@ -103,19 +104,19 @@ def test_only_keeps_the_one_that_is_meant(nouns: Nouns) -> None:
 
 
 def test_too_adds_and_without_takes_away(nouns: Nouns) -> None:
-    for question in asked(lambda seed: too(asker(nouns, seed), first_turn())):
+    for question in asked(lambda seed: add_one(asker(nouns, seed), first_turn())):
         assert [same(a, b) for a, b in zip(question.masks, (CUP, OTHER_CUP), strict=False)] == [True, True]
         if len(question.masks) == 3:
             assert "book" in question.text and same(question.masks[2], BOOK)
         else:
             assert "no " in question.answer
     mixed = Question("all", "cup is {seg} and book is {seg}.", (CUP, BOOK), ("cup", "book"))
-    for question in asked(lambda seed: without(asker(nouns, seed), mixed)):
+    for question in asked(lambda seed: drop_some(asker(nouns, seed), mixed)):
         (kept,) = question.masks
         assert same(kept, BOOK if "cup" in question.text else CUP)
 
 
-def test_turns_pile_up_in_the_order_they_were_taken(nouns: Nouns) -> None:
+def test_the_history_holds_the_earlier_turns_in_order(nouns: Nouns) -> None:
     def third(seed: int) -> Question | None:
         second = follow_up(asker(nouns, seed), first_turn())
         return second and follow_up(asker(nouns, seed + 1), second)

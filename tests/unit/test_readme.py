@@ -141,7 +141,7 @@ def subcommands(module: str, words: list[str]) -> int:
     """How many of the words after a module are subcommands; the others are arguments."""
     if module == "worker" and words[:1] in (["dataset"], ["versions"]):
         return 2
-    return 1 if module in ("pixellm_model", "worker", "backend") else 0
+    return 1 if module in ("pixellm_model", "worker", "backend", "label_config") else 0
 
 
 def uses_argparse(module: str) -> bool:

@@ -67,23 +67,23 @@ def test_promoted_versions_serve_and_go_back_in_order(registry: Registry, tmp_pa
 
 def test_damage_is_found_before_it_serves(registry: Registry, tmp_path: Path) -> None:
     publish(registry, tmp_path, "aaaa")
-    folder = registry.folder("aaaa")
+    folder = registry.verified_folder("aaaa")
     (folder / "adapter_model.safetensors").write_bytes(b"else")
     with pytest.raises(RegistryError, match="missing or damaged"):
         registry.promote("7", "aaaa", "test")
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(RegistryError, match="missing or damaged"):
-        registry.folder("aaaa")
+        registry.verified_folder("aaaa")
     (folder / "manifest.json").write_text("{")
     with pytest.raises(RegistryError, match="not a version's manifest"):
-        registry.folder("aaaa")
+        registry.verified_folder("aaaa")
     assert registry.versions() == []
 
 
 @pytest.mark.parametrize("name", ["../aaaa", "", "a/b", "AAAA", "." * 8])
 def test_names_do_not_lead_out_of_the_registry(registry: Registry, name: str) -> None:
     with pytest.raises(RegistryError, match="is no version"):
-        registry.folder(name)
+        registry.verified_folder(name)
     with pytest.raises(RegistryError, match="not the number of a project"):
         registry.promote("../7", None, "test")
 
@@ -112,7 +112,7 @@ def test_many_promote_at_once_and_none_is_lost(registry: Registry, tmp_path: Pat
         thread.start()
     for thread in threads:
         thread.join()
-    pointer = registry.pointer("7")
+    pointer = registry.serving_pointer("7")
     assert pointer is not None and len(pointer.before) == 15
 
 

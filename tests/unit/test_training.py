@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
-from pixellm_model.engine.segmenter import Segmenter
+from pixellm_model.engine.prompts import encode_prompt
 from pixellm_model.learning.losses import mask_bce, mask_dice
 from pixellm_model.learning.packing import PackedImage, branch_off, pack
 from pixellm_model.learning.training import Losses, answer_states, forward_losses
@@ -127,9 +127,8 @@ def test_history_is_encoded_as_for_inference_and_has_no_token_loss(
     question = replace(plain.questions[2], text="only the book", history=turns)
     packed = pack(Sample(plain.image, (question,)), model, tokenizer, max_targets=6)
     ((ids, answer_at),) = packed.branches
-    prompt = Segmenter(model, tokenizer, "tiny")._encode_prompt(
-        Request(Image.fromarray(plain.image), "only the book", turns), 512
-    )
+    request = Request(Image.fromarray(plain.image), "only the book", turns)
+    prompt = encode_prompt(model, tokenizer, request, 512)
     assert ids[:answer_at] == prompt.ids
     runs, loose = tokenizer.codebook.find_runs(ids)
     assert len(runs) == 3 and not loose

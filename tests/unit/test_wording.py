@@ -50,7 +50,7 @@ def test_capitals_become_what_the_model_has_read(prompt: str, reworded: str) -> 
     ("typed", "meant"),
     [("aple", "apple"), ("appple", "apple"), ("appel", "apple"), ("bottke", "bottle"), ("dgo", "dog")],
 )
-def test_one_typo_is_corrected_and_told(typed: str, meant: str) -> None:
+def test_one_typo_is_corrected_and_reported(typed: str, meant: str) -> None:
     assert WORDS.reword(f"the {typed}") == Wording(f"the {meant}", (), ((typed, meant),))
 
 

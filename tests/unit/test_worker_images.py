@@ -121,7 +121,6 @@ def test_decompression_bombs(side: int) -> None:
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
     bomb += chunk(b"IDAT", zlib.compress(bytes(1_000_000))) + chunk(b"IEND", b"")
     assert kind(bomb) == "too_large"
-    assert kind(bomb, max_pixels=10**10) == "too_large", "Pillow's own limit holds as well"
 
 
 WHOLE = {

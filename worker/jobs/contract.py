@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 CONTRACT_VERSION: Final = 1
 MAX_PROMPT_CHARS = 2000
+MAX_CLICKS = 64
 Priority = Literal["interactive", "batch"]
 
 
@@ -27,8 +28,29 @@ class Turn(_Message):
     answer: str
 
 
+class CocoRLE(_Message):
+    """A mask in pycocotools' compressed run-length encoding; `size` is (height, width)."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+class Click(_Message):
+    """A point that an annotator clicked.
+
+    Attributes:
+        x: Pixels from the image's left edge.
+        y: Pixels from its upper edge.
+        positive: Whether the point belongs to the object; False if it does not.
+    """
+
+    x: float
+    y: float
+    positive: bool = True
+
+
 class SegmentJob(_Message):
-    """A prompt about one image.
+    """A prompt about one image, or clicks on one object of it.
 
     Attributes:
         version: The version of this contract.
@@ -41,6 +63,10 @@ class SegmentJob(_Message):
         priority: `interactive` while an annotator waits, else `batch`.
         project: The number of the project in Label Studio.
         task: The number of the task in Label Studio.
+        clicks: With these or a `box` the job corrects or begins the mask of one object, and `prompt` only
+            names it.
+        box: x0, y0, x1, y1 in pixels, end exclusive; the object lies within.
+        mask: The object's current mask; None to begin one.
     """
 
     version: Literal[1] = CONTRACT_VERSION
@@ -51,11 +77,22 @@ class SegmentJob(_Message):
     priority: Priority = "interactive"
     project: str | None = None
     task: str | None = None
+    clicks: tuple[Click, ...] = Field((), max_length=MAX_CLICKS)
+    box: tuple[float, float, float, float] | None = None
+    mask: CocoRLE | None = None
+
+    @property
+    def refines(self) -> bool:
+        """Whether it is about clicks or a box instead of words."""
+        return bool(self.clicks or self.box)
 
     @property
     def job_id(self) -> str:
         """RQ's id of the job: a hash of what determines the answer, so that equal prompts are one job."""
-        identity = self.model_dump_json(include={"version", "image", "prompt", "history", "model_version"})
+        fields = {"version", "image", "prompt", "history", "model_version"}
+        if self.refines:
+            fields |= {"clicks", "box", "mask"}
+        identity = self.model_dump_json(include=fields)
         return "seg-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
 
 
@@ -76,13 +113,6 @@ class WarmJob(_Message):
         """RQ's id of the job: equal for the same image and version, so that it is warmed once."""
         identity = self.model_dump_json(include={"version", "image", "model_version"})
         return "warm-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
-
-
-class CocoRLE(_Message):
-    """A mask in pycocotools' compressed run-length encoding; `size` is (height, width)."""
-
-    size: tuple[int, int]
-    counts: str
 
 
 class TargetResult(_Message):

@@ -1,7 +1,8 @@
 """The backend's end of the queue: enqueue a prompt, look up its state, wait for its answer. No torch.
 
 A prompt is one RQ job. Its id is a hash of its content, so that the same prompt is computed once. Answers are
-kept for `result_ttl_s`; a prompt that failed may be enqueued again. Warming images has a queue of its own.
+kept for `result_ttl_s`; a prompt that failed may be enqueued again. Jobs that warm images have a queue of
+their own.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ from worker.jobs.rq_internals import UniqueEnqueue, is_death_of_worker
 from worker.jobs.status import WorkerStatus, live_workers
 from worker.settings import Settings
 
-# In the order in which workers serve them. Warming comes before batch jobs: after a thousand of those it
-# would be too late.
+# In the order in which workers serve them. Warming comes before batch jobs, because it has to end before
+# the prompt is typed.
 QUEUE_NAMES: dict[Priority | Literal["warm"], str] = {
     "interactive": names.INTERACTIVE_QUEUE,
     "warm": names.WARM_QUEUE,
@@ -203,7 +204,7 @@ class SegmentQueue:
         if timeout_s > 0:
             block_ms = max(1, round(timeout_s * 1000))
             with self._available():
-                # The server ends the wait by itself; the outer limit is for a server that vanished.
+                # The server ends the wait by itself; the outer limit is for a server that stops responding.
                 async with asyncio.timeout(timeout_s + 5):
                     streams: Any = await self._waiting.xread({Result.get_key(job_id): "0-0"}, block=block_ms)
             for _, entries in streams:

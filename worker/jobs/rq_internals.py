@@ -144,7 +144,8 @@ class _IntermediateQueue(IntermediateQueue):
         self._stuck_after_s = stuck_after_s
 
     def set_first_seen(self, job_id: str) -> bool:
-        # RQ keeps the mark for a day, but our ids return: an old mark must not condemn a later run.
+        # RQ keeps the mark for a day. Here a later run may have the same id, and an old mark would make it
+        # look stuck.
         key = self.get_first_seen_key(job_id)
         return bool(self.connection.set(key, now().timestamp(), nx=True, ex=4 * self._stuck_after_s))
 
@@ -217,6 +218,14 @@ class WorkerInternals(SimpleWorker):
     def record_failure(
         self, job: Job, queue: Queue, execution: Execution, message: str, execution_ttl_s: int
     ) -> None:
-        """Store `message` as the error of `job` and end its execution; enqueue it if it has retries left."""
+        """Store the error of a job and end its execution; enqueue it again if it has retries left.
+
+        Args:
+            job: The job.
+            queue: Its queue.
+            execution: Its execution, as returned by `start_executions`.
+            message: The error, in one sentence.
+            execution_ttl_s: As in `start_executions`.
+        """
         self.handle_execution_ended(job, queue, execution_ttl_s)
         self.handle_job_failure(job, queue, exc_string=message, execution=execution)

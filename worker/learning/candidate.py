@@ -117,7 +117,7 @@ class CandidateEvaluation:
         return candidate
 
     def _evaluate(self, segmenter: Segmenter, samples: SampleSet) -> Evaluation:
-        return evaluate(segmenter, samples, watch=lambda *_: self._pause())
+        return evaluate(segmenter, samples, on_answer=lambda *_: self._pause())
 
 
 def _read(path: Path, split: str | None) -> SampleSet:

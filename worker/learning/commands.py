@@ -1,4 +1,4 @@
-"""The functions of `python -m worker dataset|versions|train|runs`: they show and steer what is learned.
+"""The commands `python -m worker dataset|versions|train|runs`, about corrections, versions and trainings.
 
 Each takes the settings and the parsed arguments (defined in `worker.__main__`) and prints its result.
 """
@@ -39,13 +39,16 @@ class CommandError(Exception):
 def run_command(command: Command, settings: WorkerSettings, arguments: argparse.Namespace) -> int:
     """Run a command.
 
+    These errors end it with one sentence on standard error: CommandError, RegistryError, DatabaseUnavailable,
+    RedisError, FileNotFoundError and ValueError. Others are defects and are raised.
+
     Args:
         command: A function of this module.
         settings: The worker's settings.
         arguments: The command's arguments.
 
     Returns:
-        The exit code: 0, or EXIT_FAILED after one sentence on standard error.
+        The exit code: 0, or EXIT_FAILED after one of these errors.
     """
     try:
         command(settings, arguments)
@@ -68,7 +71,11 @@ def dataset_stat(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
 
 
 def dataset_export(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
-    """Write a project's corrections as a data set."""
+    """Write a project's corrections as a data set.
+
+    Raises:
+        CommandError: The project has no corrections, or the folder is not empty.
+    """
     corrections = dataset.corrections_of(_open_database(settings), arguments.project)
     if not corrections:
         raise CommandError(f"Project {arguments.project} has no corrections to export.")
@@ -86,7 +93,11 @@ def dataset_export(settings: WorkerSettings, arguments: argparse.Namespace) -> N
 
 
 def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
-    """Print what is stored of an annotation, and draw it if asked to."""
+    """Print what is stored of an annotation, and draw it into the image file `--out` if that is given.
+
+    Raises:
+        CommandError: The annotation is not known.
+    """
     with _open_database(settings).session() as session:
         correction = session.get(Correction, arguments.annotation)
     if correction is None:
@@ -104,7 +115,7 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
         iou = "" if outcome["iou"] is None else f", IoU {outcome['iou']:.3f}"
         print(f"  {outcome['kind']:10} {outcome['phrase']} -> {outcome['label']}{iou}")
     if arguments.out and correction.image:
-        _draw(settings, correction, correction.image).save(arguments.out)
+        _draw_correction(settings, correction, correction.image).save(arguments.out)
         print(f"drawn in {arguments.out}")
 
 
@@ -115,7 +126,7 @@ def versions_list(settings: WorkerSettings, arguments: argparse.Namespace) -> No
     if not manifests:
         print("no versions yet: the base answers every project")
     for manifest in manifests:
-        pointer = registry.pointer(manifest.project)
+        pointer = registry.serving_pointer(manifest.project)
         state = "promoted" if manifest.verdict["promote"] else "rejected"
         if pointer and pointer.adapter == manifest.adapter:
             state = "serving"
@@ -128,7 +139,7 @@ def versions_show(settings: WorkerSettings, arguments: argparse.Namespace) -> No
     registry = Registry(settings)
     adapter = _adapter_name(arguments.version)
     print(registry.manifest(adapter).model_dump_json(indent=2))
-    rows = json.loads((registry.folder(adapter) / QUESTIONS).read_text())
+    rows = json.loads((registry.verified_folder(adapter) / QUESTIONS).read_text())
     rows.sort(key=lambda row: row["candidate"]["iou"] - row["serving"]["iou"])
     print("\nwhere it lost most:")
     for row in rows[:WORST_QUESTIONS]:
@@ -137,7 +148,12 @@ def versions_show(settings: WorkerSettings, arguments: argparse.Namespace) -> No
 
 
 def versions_promote(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
-    """Let a version serve a project."""
+    """Let a version serve a project.
+
+    Raises:
+        CommandError: The gate rejected the version, and `--force` is not given.
+        RegistryError: The version is missing or damaged.
+    """
     registry = Registry(settings)
     adapter = None if arguments.version == BASE else _adapter_name(arguments.version)
     if adapter is not None and not arguments.force:
@@ -188,7 +204,7 @@ def _open_database(settings: WorkerSettings) -> Database:
     return database
 
 
-def _draw(settings: WorkerSettings, correction: Correction, image: str) -> Image.Image:
+def _draw_correction(settings: WorkerSettings, correction: Correction, image: str) -> Image.Image:
     # Drawing imports torch, which takes seconds.
     from pixellm_model import Target
     from pixellm_model.measuring.overlay import draw_overlay

@@ -1,4 +1,4 @@
-"""The gate: whether a candidate may replace the serving version, being better by more than chance.
+"""The gate: a candidate replaces the serving version only if it is better, and not by chance.
 
 Both answer the same questions. Questions about one image are not independent, so the bootstrap (Efron and
 Tibshirani, 1993) resamples images: it estimates how the mean difference would vary with other images.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,10 @@ def judge(held_out: Sequence[Pair], regression: Sequence[Pair], rules: Rules, se
     Returns:
         The verdict.
     """
-    candidate, serving = _per_image(held_out, _candidate), _per_image(held_out, _serving)
+    candidate, serving = (
+        _per_image(held_out, attrgetter("candidate")),
+        _per_image(held_out, attrgetter("serving")),
+    )
     images = len(candidate)
     if images < rules.min_images:
         return Verdict(
@@ -113,8 +117,8 @@ def judge(held_out: Sequence[Pair], regression: Sequence[Pair], rules: Rules, se
         ahead,
         low,
         high,
-        float(_per_image(regression, _serving).mean()) if regression else 0.0,
-        float(_per_image(regression, _candidate).mean()) if regression else 0.0,
+        float(_per_image(regression, attrgetter("serving")).mean()) if regression else 0.0,
+        float(_per_image(regression, attrgetter("candidate")).mean()) if regression else 0.0,
     )
 
 
@@ -133,15 +137,11 @@ def regression_loss(regression: Sequence[Pair]) -> float:
     """How much lower gIoU on the regression set is with the candidate; negative when it is higher."""
     if not regression:
         return 0.0
-    return float((_per_image(regression, _serving) - _per_image(regression, _candidate)).mean())
-
-
-def _serving(pair: Pair) -> float:
-    return pair.serving
-
-
-def _candidate(pair: Pair) -> float:
-    return pair.candidate
+    return float(
+        (
+            _per_image(regression, attrgetter("serving")) - _per_image(regression, attrgetter("candidate"))
+        ).mean()
+    )
 
 
 def _per_image(pairs: Sequence[Pair], iou: Callable[[Pair], float]) -> npt.NDArray[np.float64]:

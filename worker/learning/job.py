@@ -30,7 +30,8 @@ from worker.store.tables import TrainingRun, now
 
 if TYPE_CHECKING:
     from pixellm_model import Segmenter
-    from pixellm_model.learning.finetune import FineTuneRecipe, Progress
+    from pixellm_model.learning.finetune import Progress
+    from pixellm_model.learning.recipe import FineTuneRecipe
     from worker.learning.candidate import Evaluated
 
 log = logging.getLogger(__name__)
@@ -232,7 +233,7 @@ class Retraining:
         serving = plan.base
         _, served_adapter = split_name(plan.parent)
         if served_adapter is not None:
-            serving = plan.base.with_adapter(self.registry.folder(served_adapter), served_adapter)
+            serving = plan.base.with_adapter(self.registry.verified_folder(served_adapter), served_adapter)
         evaluation = CandidateEvaluation(
             self.settings, plan.base, serving, plan.snapshot, self._yield_to_annotators
         )

@@ -43,23 +43,29 @@ class TrainingWorker(Worker):
 
 
 def learn(settings: WorkerSettings) -> int:
-    """Run the learner until it is told to stop.
+    """Run the learner until it receives SIGINT or SIGTERM; a training that is running is finished first.
 
     Args:
         settings: The worker's settings.
 
     Returns:
-        The exit code of the process.
+        The exit code of the process: 0 after a signal, EXIT_CANNOT_START if Redis or the database cannot be
+        used at the start.
     """
     configure_logging(settings.log_level)
     try:
-        with connect(settings.redis_url) as redis:
+        redis = connect(settings.redis_url)
+    except ValueError as error:  # not the URL of a Redis
+        log.error("Redis (REDIS_URL) cannot be used: %s", error)
+        return EXIT_CANNOT_START
+    try:
+        with redis:
             redis.ping()
             database = Database(settings)
             database.migrate()
             runs.requeue(database, redis)
             database.close()
-    except (RedisError, ValueError) as error:
+    except RedisError as error:
         log.error("Redis (REDIS_URL) cannot be used: %s", error)
         return EXIT_CANNOT_START
     except DatabaseUnavailable as error:

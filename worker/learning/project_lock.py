@@ -11,7 +11,7 @@ from redis.exceptions import LockNotOwnedError, RedisError
 
 log = logging.getLogger(__name__)
 
-LOCK_TTL_S = 30.0  # so long after its process was killed a run's lock is free again
+LOCK_TTL_S = 30.0  # after its process was killed, a run's lock expires within this time
 RENEW_EVERY_S = 5.0
 RETRY_EVERY_S = 1.0
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pixellm_model.learning.finetune import FineTuneRecipe
+    from pixellm_model.learning.recipe import FineTuneRecipe
     from pixellm_model.samples import Sample
 
 # The recipe of a retraining. A project has tens to thousands of corrections, so batches and checkpoints are
@@ -61,7 +61,8 @@ def recipe_for(num_images: int, path: Path | None) -> FineTuneRecipe:
     Raises:
         DataError: The file is not a recipe.
     """
-    from pixellm_model.learning.finetune import FineTuneRecipe, steps_of
+    from pixellm_model.learning.finetune import steps_of
+    from pixellm_model.learning.recipe import FineTuneRecipe
 
     if path is not None:
         return FineTuneRecipe.from_file(path)

@@ -17,7 +17,8 @@ from worker.images.decode import ImageError
 from worker.jobs.contract import SegmentJob, SegmentResult, TargetResult, WarmJob
 from worker.jobs.masks import to_rle
 from worker.serving.image_cache import PreparedImageSource
-from worker.serving.model import ModelAnswer
+from worker.serving.model import Model, ModelAnswer
+from worker.serving.refine import refine
 from worker.serving.versions import Versions
 
 log = logging.getLogger(__name__)
@@ -64,7 +65,9 @@ class Engine:
         for version in dict.fromkeys(jobs[index].model_version for index in pictures):
             model, warning = self._versions.model_for(version)
             indices = [index for index in pictures if jobs[index].model_version == version]
-            answers = model.segment_batch([_request(jobs[index], pictures[index]) for index in indices])
+            answers = _answers(
+                model, [jobs[index] for index in indices], [pictures[index] for index in indices]
+            )
             for index, answer in zip(indices, answers, strict=True):
                 results[index] = (
                     answer
@@ -97,6 +100,16 @@ class Engine:
             return self._images.load(*reference_and_task)
         except ImageError as error:
             return error
+
+
+def _answers(
+    model: Model, jobs: Sequence[SegmentJob], pictures: Sequence[Picture]
+) -> Iterator[ModelAnswer | PromptError]:
+    """The answers to `jobs`, in order: prompts together in one call, clicks each on its own."""
+    prompts = [_request(job, picture) for job, picture in zip(jobs, pictures, strict=True) if not job.refines]
+    answered = iter(model.segment_batch(prompts) if prompts else ())
+    for job, picture in zip(jobs, pictures, strict=True):
+        yield refine(model, job, picture) if job.refines else next(answered)
 
 
 def _request(job: SegmentJob, image: Picture) -> Request:

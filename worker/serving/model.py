@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from pixellm_model import Picture, PromptError, Request
+from pixellm_model import Click, Picture, PromptError, Request
 
 
 class ModelTarget(Protocol):
@@ -77,6 +77,28 @@ class Model(Protocol):
         Returns:
             For each request, in order, the answer, or a PromptError with a sentence for the annotator when
             the model cannot take the prompt.
+        """
+
+    def refine(
+        self,
+        image: Picture,
+        clicks: Sequence[Click],
+        mask: npt.NDArray[np.bool_] | None = None,
+        box: tuple[float, float, float, float] | None = None,
+    ) -> ModelTarget:
+        """Correct or begin the mask of one object.
+
+        Args:
+            image: The image, as `prepare` left it.
+            clicks: The points, in pixels of the photo.
+            mask: The current mask, (height, width); None to begin one.
+            box: x0, y0, x1, y1 in pixels, end exclusive; the object lies within.
+
+        Returns:
+            The object; every positive click lies in its mask and no negative one does.
+
+        Raises:
+            ClickError: The clicks, the box or the mask cannot be used; the message is a sentence.
         """
 
     def prepare(self, image: Image.Image) -> Picture:

@@ -1,4 +1,4 @@
-"""The segmentation worker's process: connect, load the model, serve until told to stop."""
+"""The segmentation worker's process: connect, load the model, serve until asked to stop by a signal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 
-from PIL import Image
 from redis.exceptions import RedisError
 from rq.exceptions import StopRequested
 
@@ -29,7 +28,7 @@ def serve(
     load: Callable[[WorkerSettings], tuple[Model, str]],
     worker_class: type[WarmWorker] = WarmWorker,
 ) -> int:
-    """Run a segmentation worker until it is told to stop.
+    """Run a segmentation worker until it is asked to stop by a signal.
 
     The worker's status is published before the model is loaded; jobs wait in the queue meanwhile.
 
@@ -42,8 +41,6 @@ def serve(
         The exit code of the process.
     """
     configure_logging(settings.log_level)
-    # Pillow's own limit would refuse what a raised MAX_IMAGE_PIXELS allows.
-    Image.MAX_IMAGE_PIXELS = settings.max_image_pixels
     try:
         with connect(settings.redis_url) as redis:
             redis.ping()
@@ -64,7 +61,7 @@ def serve(
         images = ImageCache(ImageFetcher(settings), model.prepare, settings.image_cache_bytes)
         versions = Versions(model, Registry(settings), settings.adapters_kept)
         install(Engine(versions, images, settings.worker_batch_size))
-        with suppress(StopRequested):  # told to stop before `work`
+        with suppress(StopRequested):  # asked to stop before `work`
             worker.ready(model.version, device, model.follows_up)
             log.info("ready: %s on %s", model.version, device)
             worker.work(logging_level="DEBUG" if settings.log_level == "DEBUG" else "WARNING")

@@ -45,7 +45,7 @@ class Versions:
                 self._loaded.move_to_end(adapter)
                 return self._loaded[adapter], None
             try:
-                model = self._base.with_adapter(self._registry.folder(adapter), adapter)
+                model = self._base.with_adapter(self._registry.verified_folder(adapter), adapter)
             except (RegistryError, CheckpointError) as error:
                 log.error("version %s cannot be loaded: %s", version, error)
                 return self._base, f"The version {adapter} cannot be loaded; the base model answered."

@@ -121,7 +121,8 @@ class WarmWorker(WorkerInternals):
     def heartbeat(self, timeout: int | None = None, pipeline: Pipeline | None = None) -> None:
         """Send the worker's own heartbeat, at most once in `heartbeat_every_s`.
 
-        RQ calls this four times around each job, three commands each time; its key lives for a minute.
+        RQ calls this four times per job, and each call costs three commands. The heartbeat's key expires
+        after a minute, so most calls can be skipped.
         """
         elapsed = now() - self.last_heartbeat if self.last_heartbeat else None
         if pipeline is not None or elapsed is None or elapsed.total_seconds() > self.heartbeat_every_s:
@@ -134,7 +135,7 @@ class WarmWorker(WorkerInternals):
         try:
             for job, execution, outcome in zip(jobs, executions, self._outcomes(jobs), strict=True):
                 self._record(job, queue, execution, outcome)
-        except SystemExit as stop:  # told to stop at once: what is not finished is for another worker
+        except SystemExit as stop:  # asked to stop at once by a signal; another worker runs the rest
             for job, execution in zip(jobs, executions, strict=True):
                 if execution.id in self.executions:
                     self._record_error(job, queue, execution, stop)
@@ -206,7 +207,7 @@ class WarmWorker(WorkerInternals):
     ) -> None:
         """Record one sentence for the caller; the traceback stays in this process's log.
 
-        Only jobs whose worker died or was told to stop are retried: what raised would raise again.
+        Only jobs whose worker died or was asked to stop by a signal are retried: an error would come again.
         """
         if isinstance(error, ImageError | PromptError):
             log.warning("%s: %s", job.id, error)

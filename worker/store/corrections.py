@@ -63,7 +63,17 @@ def proposals_of(session: Session, project: str, task: str, jobs: Iterable[str])
 
 
 def is_newer(session: Session, annotation: str, task: str, updated_at: datetime) -> bool:
-    """Whether an annotation as of `updated_at` is newer than what is stored; a deleted one never is."""
+    """Return whether an annotation is newer than what is stored of it.
+
+    Args:
+        session: The transaction.
+        annotation: The annotation.
+        task: Its task.
+        updated_at: When the annotation was changed, by Label Studio's clock.
+
+    Returns:
+        False also if the annotation or its task was deleted.
+    """
     if session.get(Correction, _tombstone_key(task)) is not None:
         return False
     stored = session.get(Correction, annotation)

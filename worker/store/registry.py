@@ -1,6 +1,6 @@
 """The registry of model versions: how each was trained, how good it is, and which one serves which project.
 
-    DATA_DIR/versions/<adapter>/manifest.json   beside adapter.json, adapter_model.safetensors, samples.json
+    DATA_DIR/versions/<adapter>/manifest.json   and adapter.json, adapter_model.safetensors, samples.json
     DATA_DIR/serving/<project>.json             the version that serves, and those that did before
 
 A version is named `<base>+<adapter>`. Its folder appears complete or not at all and is never changed. The
@@ -164,7 +164,7 @@ class Registry:
         except (OSError, ValidationError) as error:
             raise RegistryError(f"{path} is not a version's manifest: {error}") from None
 
-    def folder(self, adapter: str) -> Path:
+    def verified_folder(self, adapter: str) -> Path:
         """Check the files of a version against their hashes.
 
         Args:
@@ -192,7 +192,7 @@ class Registry:
         Returns:
             The name of the project's promoted version if that is of this base, else `base`.
         """
-        pointer = self.pointer(project) if project else None
+        pointer = self.serving_pointer(project) if project else None
         if pointer is None or pointer.adapter is None:
             return base
         try:
@@ -203,7 +203,7 @@ class Registry:
             log.warning("project %s: %s", project, error)
         return base
 
-    def pointer(self, project: str) -> Serving | None:
+    def serving_pointer(self, project: str) -> Serving | None:
         """Read the serving pointer of a project; None if it has none, or a damaged one.
 
         Raises:
@@ -232,9 +232,9 @@ class Registry:
             RegistryError: The version is missing or damaged.
         """
         if adapter is not None:
-            self.folder(adapter)
+            self.verified_folder(adapter)
         with self._exclusive(project):
-            current = self.pointer(project)
+            current = self.serving_pointer(project)
             before = [*current.before, current.model_dump(mode="json", exclude={"before"})] if current else []
             return self._set_pointer(project, Serving(adapter=adapter, since=_now(), why=why, before=before))
 
@@ -251,13 +251,13 @@ class Registry:
             RegistryError: There is no previous version, or it is missing or damaged.
         """
         with self._exclusive(project):
-            current = self.pointer(project)
+            current = self.serving_pointer(project)
             if current is None or (current.adapter is None and not current.before):
                 raise RegistryError(f"Project {project} is served by the base; nothing was before it.")
             previous = Serving.model_validate(current.before[-1]) if current.before else None
             adapter = previous.adapter if previous else None
             if adapter is not None:
-                self.folder(adapter)
+                self.verified_folder(adapter)
             why = f"rolled back from {current.adapter or 'the base'}"
             return self._set_pointer(
                 project, Serving(adapter=adapter, since=_now(), why=why, before=current.before[:-1])

@@ -1,4 +1,4 @@
-"""The column that says when Label Studio was told of a promoted version."""
+"""Add the time at which a promotion was announced to Label Studio."""
 
 import sqlalchemy as sa
 from alembic import op

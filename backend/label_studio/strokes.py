@@ -1,4 +1,4 @@
-"""Draws brush strokes into a mask: Label Studio keeps the newest strokes of a draft beside it (`touches`)."""
+"""Draws brush strokes into a mask: Label Studio stores a draft's newest strokes separately (`touches`)."""
 
 from __future__ import annotations
 

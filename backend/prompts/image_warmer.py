@@ -1,4 +1,4 @@
-"""Has a worker encode an image before the first prompt about it is typed."""
+"""Asks a worker to encode an image before the first prompt about it is typed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worker.jobs.queue import QueueUnavailable
 log = logging.getLogger(__name__)
 
 
-class Prefetcher:
+class ImageWarmer:
     """Queues warm jobs in the background of the running event loop."""
 
     def __init__(self, model: ModelClient) -> None:
@@ -31,4 +31,4 @@ class Prefetcher:
         try:
             await self._model.warm(job)
         except (NotReady, QueueUnavailable) as error:
-            log.info("task %s is not prefetched: %s", job.task, error)
+            log.info("task %s is not warmed: %s", job.task, error)

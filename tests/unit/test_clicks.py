@@ -1,0 +1,229 @@
+"""Refinement by clicks: what is obeyed, bounded, kept and refused, with the shipped head and without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pixellm_model import Click, ClickError, Segmenter
+from pixellm_model.clicks.cache import PhotoCache
+from pixellm_model.clicks.changes import accepted_changes, obey
+from pixellm_model.clicks.head import FILE, ClickHead
+from pixellm_model.engine.refiner import Refiner
+from pixellm_model.engine.segmenter import MINI
+from pixellm_model.errors import CheckpointError
+from pixellm_model.measuring.robot_user import iou, next_click
+from support.tiny_model import write_tiny
+
+HEIGHT, WIDTH = 240, 320
+
+
+@pytest.fixture(scope="module")
+def learned() -> Segmenter:
+    return Segmenter.from_pretrained()
+
+
+@pytest.fixture(scope="module")
+def untrained(learned: Segmenter) -> Segmenter:
+    """The mini's towers with the training-free method."""
+    return Segmenter(learned.model, learned.tokenizer, learned.version, refiner=Refiner(learned.model))
+
+
+@pytest.fixture(params=["learned", "untrained"])
+def segmenter(request: pytest.FixtureRequest) -> Segmenter:
+    found: Segmenter = request.getfixturevalue(request.param)
+    return found
+
+
+def disk(x: int, y: int, radius: int) -> np.ndarray:
+    rows, columns = np.ogrid[:HEIGHT, :WIDTH]
+    return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
+
+
+@pytest.fixture(scope="module")
+def photo() -> Image.Image:
+    """A red and a blue disk on green with some noise."""
+    pixels = np.full((HEIGHT, WIDTH, 3), (60, 140, 70), float)
+    pixels[disk(100, 120, 55)] = (200, 40, 40)
+    pixels[disk(250, 90, 40)] = (40, 60, 210)
+    pixels += np.random.default_rng(0).normal(0, 6, pixels.shape)
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+def test_the_shipped_head_loads(learned: Segmenter) -> None:
+    head = ClickHead.load(MINI / FILE)
+    assert sum(p.numel() for p in head.parameters()) < 1_500_000
+    assert (MINI / FILE).stat().st_size < 4 * 2**20
+
+
+def test_one_click_finds_a_plain_thing_without_training(untrained: Segmenter, photo: Image.Image) -> None:
+    found = untrained.refine(photo, [Click(100, 120)])
+    assert iou(found.mask, disk(100, 120, 55)) >= 0.9
+    assert found.mask.shape == (HEIGHT, WIDTH) and found.mask.dtype == bool
+    assert 0.5 < found.score <= 1
+    assert found.box[0] <= 50 and found.box[2] >= 150
+
+
+def test_clicks_are_obeyed(segmenter: Segmenter, photo: Image.Image) -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(3):
+        clicks = [
+            Click(float(rng.uniform(0, WIDTH)), float(rng.uniform(0, HEIGHT)), bool(k % 2 == 0))
+            for k in range(6)
+        ]
+        found = segmenter.refine(photo, clicks)
+        for click in clicks:
+            assert found.mask[click.pixel] == click.positive
+
+
+@pytest.mark.parametrize("tower", ["clip", "dinov2"])
+def test_a_checkpoint_with_one_tower_is_refined_without_training(
+    tower: str, photo: Image.Image, tmp_path: Path
+) -> None:
+    tiny = Segmenter.from_pretrained(write_tiny(tmp_path, tower))
+    clicks = [Click(100, 120), Click(20, 20, positive=False)]
+    for mask in (None, disk(100, 120, 40)):
+        found = tiny.refine(photo, clicks, mask=mask).mask
+        assert found[120, 100] and not found[20, 20]
+
+
+def test_of_clicks_on_one_pixel_the_latest_counts(segmenter: Segmenter, photo: Image.Image) -> None:
+    on, off = Click(100.2, 120.9), Click(100, 120, positive=False)
+    assert segmenter.refine(photo, [off, on]).mask[120, 100]
+    assert not segmenter.refine(photo, [on, off], mask=disk(100, 120, 55)).mask[120, 100]
+
+
+def test_a_box_bounds_the_result(segmenter: Segmenter, photo: Image.Image) -> None:
+    for clicks in ([], [Click(100, 120)]):
+        found = segmenter.refine(photo, clicks, box=(60.5, 80, 130, 160)).mask
+        assert found.any()
+        found = found.copy()
+        found[80:160, 60:130] = False
+        assert not found.any()
+
+
+def test_far_from_the_clicks_nothing_changes(segmenter: Segmenter, photo: Image.Image) -> None:
+    given = disk(100, 120, 55) | disk(250, 90, 40)
+    given[200:230, 10:60] = True  # right or wrong, nobody clicked on it
+    found = segmenter.refine(photo, [Click(250, 90, positive=False)], mask=given).mask
+    assert not found[90, 250]
+    assert (found[:, :190] == given[:, :190]).all()
+    kept = segmenter.refine(photo, [Click(100, 120), Click(5, 5, positive=False)], mask=given).mask
+    assert (kept == given).all()
+
+
+def test_a_wrong_mask_is_not_changed_in_place(segmenter: Segmenter, photo: Image.Image) -> None:
+    given = disk(250, 90, 40)
+    before = given.copy()
+    segmenter.refine(photo, [Click(100, 120)], mask=given)
+    assert (given == before).all()
+
+
+def test_clicks_give_the_same_mask_one_by_one_and_at_once(learned: Segmenter, photo: Image.Image) -> None:
+    clicks = [Click(100, 120), Click(20, 20, positive=False), Click(130, 130)]
+    learned.forget()
+    for count in (1, 2, 3):
+        step_by_step = learned.refine(photo, clicks[:count]).mask
+    learned.forget()
+    assert (learned.refine(photo, clicks).mask == step_by_step).all()
+
+
+def test_only_negative_clicks_leave_nothing(segmenter: Segmenter, photo: Image.Image) -> None:
+    found = segmenter.refine(photo, [Click(3, 3, positive=False)])
+    assert not found.mask.any() and found.score == 0 and found.box == (0, 0, 0, 0)
+
+
+def test_the_towers_run_once_a_photo(learned: Segmenter, photo: Image.Image) -> None:
+    learned.refiner.forget()
+    runs: list[None] = []
+    hits = learned.refiner.cache.hits
+    handle = learned.model.model.vision_tower.register_forward_hook(lambda *_: runs.append(None))
+    try:
+        learned.warm_clicks(photo)
+        learned.refine(photo, [Click(100, 120)])
+        learned.refine(learned.prepare(photo), [Click(100, 120), Click(20, 20, positive=False)])
+        assert len(runs) == 1 and learned.refiner.cache.hits == hits + 2
+        learned.forget()
+        learned.refine(photo, [Click(100, 120)])
+        assert len(runs) == 2
+    finally:
+        handle.remove()
+
+
+def test_photos_of_any_size(segmenter: Segmenter) -> None:
+    for size in ((1, 1), (9, 700), (1500, 1000)):
+        found = segmenter.refine(Image.new("RGB", size, "teal"), [Click(size[0] - 1, size[1] - 1)])
+        assert found.mask.shape == size[::-1] and found.mask[-1, -1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"clicks": [Click(320, 10)]}, "outside the photo"),
+        ({"clicks": [Click(-0.5, 10)]}, "outside the photo"),
+        ({"clicks": []}, "click or a box"),
+        ({"clicks": [Click(5, 5)], "box": (50, 50, 90, 90)}, "outside the box"),
+        ({"clicks": [], "box": (90, 50, 90, 90)}, "nothing of the photo"),
+        ({"clicks": [Click(5, 5)], "mask": np.ones((5, 5), bool)}, "240 rows"),
+    ],
+)
+def test_what_does_not_fit_the_photo_is_refused(
+    untrained: Segmenter, photo: Image.Image, arguments: dict[str, object], words: str
+) -> None:
+    with pytest.raises(ClickError, match=words):
+        untrained.refine(photo, **arguments)  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_head_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / FILE
+    path.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match="not a click head"):
+        ClickHead.load(path)
+
+
+def test_a_head_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    head = ClickHead(8, 4, 4, 4)
+    head.save(tmp_path / FILE)
+    again = ClickHead.load(tmp_path / FILE)
+    for key, value in head.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value.half().float())
+
+
+def test_a_change_is_accepted_whole_where_a_click_asks_for_it() -> None:
+    current = np.zeros((20, 20), bool)
+    current[2:6, 2:6] = True
+    proposed = np.zeros((20, 20), bool)
+    proposed[10:14, 10:14] = proposed[17:19, 2:4] = True
+    accepted = accepted_changes(proposed, current, np.array([[11.0, 11.0]]), np.array([True]))
+    assert accepted[10:14, 10:14].all() and accepted.sum() == 16
+
+
+def test_disobeyed_clicks_get_a_disk_up_to_the_others() -> None:
+    mask = np.zeros((20, 20), bool)
+    obey(mask, [Click(10, 10), Click(12, 10, positive=False)], 5)
+    assert mask[10, 10] and not mask[10, 12] and mask[10, 7]
+
+
+def test_the_cache_keeps_the_latest_within_its_bound() -> None:
+    cache: PhotoCache[torch.Tensor] = PhotoCache(10)
+    for key in "abc":
+        cache.put(key, torch.zeros(4, dtype=torch.uint8))
+    assert cache.get("a") is None and cache.get("b") is not None and cache.nbytes == 8
+    cache.put("large", torch.zeros(40, dtype=torch.uint8))
+    assert len(cache) == 1 and cache.get("large") is not None
+
+
+def test_the_simulated_annotator_clicks_into_the_thickest_error() -> None:
+    truth, mask = disk(100, 120, 55), disk(250, 90, 30)
+    first = next_click(truth, mask)
+    assert first is not None and first.positive and abs(first.x - 100) < 2 and abs(first.y - 120) < 2
+    second = next_click(truth, truth | mask)
+    assert second is not None and not second.positive and abs(second.x - 250) < 2
+    assert next_click(truth, truth) is None
+    again = next_click(truth, mask, [(first.x, first.y)])
+    assert again is not None and (again.x, again.y) != (first.x, first.y)
