@@ -1,4 +1,4 @@
-"""The command line: `python -m backend [serve | collect | reconcile]`."""
+"""The command line: `python -m backend [serve | collect | reconcile | prelabel]`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from backend.corrections.collector import Collector
 from backend.corrections.process import collect
 from backend.http.app import create_app
 from backend.label_studio.client import LabelStudioUnavailable
+from backend.prelabelling import command as prelabelling
 from backend.settings import BackendSettings
 from label_config import ConfigError
 from worker.startup import EXIT_CANNOT_START, configure_logging, read_settings
@@ -46,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _collect(settings)
         case "reconcile":
             return _reconcile(parsed.project)
+        case "prelabel":
+            return prelabelling.prelabel(parsed, settings)
         case _:
             return _serve(settings)
 
@@ -67,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     reconcile.add_argument(
         "--project", metavar="N", help="the project's number (default: all known projects)"
+    )
+    text = "store predictions for all tasks of a project, and exit"
+    prelabelling.add_arguments(
+        commands.add_parser("prelabel", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}")
     )
     return parser
 

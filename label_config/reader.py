@@ -7,7 +7,7 @@ only where several controls would fit.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, get_args
 from xml.etree import ElementTree
@@ -29,10 +29,12 @@ class Label:
     Attributes:
         value: What results carry.
         aliases: Further names of the same thing.
+        background: The colour that the editor gives it, as in CSS; empty if the configuration names none.
     """
 
     value: str
     aliases: tuple[str, ...] = ()
+    background: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,9 +230,8 @@ def _labels(mask: _Tag) -> tuple[Label, ...]:
         # Results carry the alias of a label that has one; the editor shows the value.
         result_value = tag.attributes.get("alias", "").strip() or value
         names = [value, *(name.strip() for name in tag.attributes.get("predicted_values", "").split(","))]
-        labels.append(
-            Label(result_value, tuple(dict.fromkeys(name for name in names if name and name != result_value)))
-        )
+        aliases = tuple(dict.fromkeys(name for name in names if name and name != result_value))
+        labels.append(Label(result_value, aliases, tag.attributes.get("background", "").strip()))
     if not labels:
         raise ConfigError(
             f'The mask control "{mask.name}" has no labels; put a <Label value="..."/> in it for each class.'

@@ -59,20 +59,40 @@ class LabelStudioClient:
         response: dict[str, Any] = self._request("GET", f"/api/tasks/{task}/")
         return response
 
-    def tasks(self, project: str) -> Iterator[dict[str, Any]]:
-        """Yield all tasks of a project with all their annotations, fetched page by page."""
-        page = 1
-        while True:
+    def tasks(self, project: str, *, details: bool = True) -> Iterator[dict[str, Any]]:
+        """Yield each task of a project once, fetched page by page.
+
+        Args:
+            project: The project's number.
+            details: Whether the tasks come with all their annotations and predictions.
+        """
+        seen: set[int] = set()
+        page, total = 1, 0
+        while page == 1 or (page - 1) * PAGE_SIZE < total:
+            tasks, new_total = self._page(project, page, details)
+            if new_total < total:
+                # Tasks were deleted: those behind them are now on earlier pages.
+                page, total = 1, 0
+                continue
+            for task in tasks:
+                if task["id"] not in seen:
+                    seen.add(task["id"])
+                    yield task
+            page, total = page + 1, new_total
+
+    def _page(self, project: str, page: int, details: bool) -> tuple[list[dict[str, Any]], int]:
+        """Return the tasks on a page, and how many tasks the project has."""
+        params = {"project": project, "page": page, "page_size": PAGE_SIZE}
+        try:
             response = self._request(
-                "GET",
-                "/api/tasks/",
-                params={"project": project, "fields": "all", "page": page, "page_size": PAGE_SIZE},
+                "GET", "/api/tasks/", params=params | ({"fields": "all"} if details else {})
             )
-            tasks = response["tasks"] if isinstance(response, dict) else response
-            yield from tasks
-            if len(tasks) < PAGE_SIZE:
-                return
-            page += 1
+        except LabelStudioUnavailable as error:
+            # "Invalid page.": there were enough tasks for this page when the one before it was read.
+            if error.status == httpx.codes.NOT_FOUND and page > 1:
+                return [], -1
+            raise
+        return response["tasks"], response["total"]
 
     def unlabelled(self, project: str, limit: int) -> list[dict[str, Any]]:
         """Return the first tasks without an annotation, at most `limit`."""
@@ -81,6 +101,15 @@ class LabelStudioClient:
     def predict(self, task: int, prediction: dict[str, Any]) -> None:
         """Store a prediction of a task."""
         self._request("POST", "/api/predictions/", json={"task": task, **prediction})
+
+    def predictions(self, task: int) -> list[dict[str, Any]]:
+        """Return all predictions of a task."""
+        response: list[dict[str, Any]] = self._request("GET", "/api/predictions/", params={"task": task})
+        return response
+
+    def replace_prediction(self, number: int, prediction: dict[str, Any]) -> None:
+        """Replace the content of the prediction with this number."""
+        self._request("PATCH", f"/api/predictions/{number}/", json=prediction)
 
     def backend_titles(self, project: str) -> list[str]:
         """Return the titles of the ML backends that a project is connected to."""
@@ -97,8 +126,9 @@ class LabelStudioClient:
         except SiteError as error:  # a personal token that is not valid
             raise LabelStudioUnavailable(str(error)) from error
         except httpx.HTTPError as error:
+            reason = str(error).rstrip(".") or type(error).__name__
             raise LabelStudioUnavailable(
-                f"Label Studio (LABEL_STUDIO_URL) cannot be asked: {error or type(error).__name__}."
+                f"Label Studio (LABEL_STUDIO_URL) cannot be asked: {reason}."
             ) from error
         if response.is_success:
             return response.json() if response.content else None

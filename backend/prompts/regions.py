@@ -55,7 +55,11 @@ def build_prediction(
 
 
 def build_results(
-    result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    min_score: float = 0.0,
+    label: str | None = None,
 ) -> list[ResultItem]:
     """Make a region for each target whose score is at least `min_score` and whose mask is not empty.
 
@@ -69,25 +73,31 @@ def build_results(
         config: The project's labeling configuration.
         prompt: The prompt that was answered.
         min_score: Targets with a lower score are left out.
+        label: The label of every region; None: the one that its phrase names.
 
     Returns:
         The regions, in the order of the targets.
     """
     return [
-        _region(result, config, prompt, index, target)
+        _region(result, config, prompt, index, target, label or map_label(target.phrase, config))
         for index, target in _targets_above(result, min_score)
         if not is_empty(target.mask)
     ]
 
 
-def answer_text(result: SegmentResult, config: LabelConfig, min_score: float = 0.0) -> str:
-    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label."""
+def answer_text(
+    result: SegmentResult, config: LabelConfig, min_score: float = 0.0, label: str | None = None
+) -> str:
+    """Return what the annotator reads: the answer, warnings, and why a target has no region or no label.
+
+    The arguments are those of `build_results`.
+    """
     shown = [target for _, target in _targets_above(result, min_score)]
     empty = [target.phrase for target in shown if is_empty(target.mask)]
     unlabelled = [
         target.phrase
         for target in shown
-        if not is_empty(target.mask) and not map_label(target.phrase, config)
+        if not is_empty(target.mask) and not (label or map_label(target.phrase, config))
     ]
     sentences = [result.answer, *result.warnings]
     if empty:
@@ -156,9 +166,13 @@ def _targets_above(result: SegmentResult, min_score: float) -> Iterator[tuple[in
 
 
 def _region(
-    result: SegmentResult, config: LabelConfig, prompt: str, index: int, target: TargetResult
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    index: int,
+    target: TargetResult,
+    label: str | None,
 ) -> ResultItem:
-    label = map_label(target.phrase, config)
     value = mask_value(from_rle(target.mask), config, [label] if label else [])
     origin = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
     return {

@@ -53,7 +53,7 @@ class ShownVersion:
         for pause_s in PAUSES_S:
             await asyncio.sleep(pause_s)
             try:
-                await asyncio.to_thread(self._set, project, version)
+                await asyncio.to_thread(self.show, project, version)
             except LabelStudioUnavailable as error:
                 reason = error
             else:
@@ -61,7 +61,16 @@ class ShownVersion:
         self._handled.discard((project, version))
         log.warning("project %s does not show the scores of %s: %s", project, version, reason)
 
-    def _set(self, project: str, version: str) -> None:
+    def show(self, project: str, version: str) -> None:
+        """Have a project show the predictions of `version` unless somebody chose another one by hand.
+
+        Args:
+            project: The project's number.
+            version: The version; the project must have a prediction of it.
+
+        Raises:
+            LabelStudioUnavailable: Label Studio does not answer or refuses.
+        """
         current = str(self._label_studio.project(project).get("model_version") or "")
         if current == version:
             return

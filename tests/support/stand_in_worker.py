@@ -96,6 +96,8 @@ def obey(question: Request) -> SimpleNamespace | PromptError:
             raise RuntimeError("an internal detail")
         case ["refuse"]:
             return PromptError("The prompt is too long for the model; shorten it.")
+        case ["nothing", *_]:
+            return SimpleNamespace(answer="There is none.", targets=(), warnings=(), timings={}, unknown=())
     assert not isinstance(question.image, Image.Image), "the worker asks about what was prepared"
     mask = np.zeros(question.image.original, dtype=bool)
     mask[:2, :3] = True

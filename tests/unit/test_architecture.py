@@ -58,6 +58,16 @@ MAY_IMPORT: dict[str, set[str]] = {
         "worker/jobs",
         "worker/store",
     },
+    "backend/prelabelling": {
+        "backend",
+        "backend/label_studio",
+        "backend/prompts",
+        "label_config",
+        "worker",
+        "worker/jobs",
+        "worker/images",
+        "worker/store",
+    },
     "backend/corrections": {
         "backend",
         "backend/label_studio",

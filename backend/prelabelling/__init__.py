@@ -1,0 +1,1 @@
+"""Pre-labelling of a whole project by command: `python -m backend prelabel`."""

@@ -1,0 +1,122 @@
+"""Asks about a few tasks of a project, evenly chosen, and makes a contact sheet; nothing is stored."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TypeVar
+
+from backend.label_studio.client import LabelStudioClient
+from backend.prelabelling.asker import Answers, Asker
+from backend.prelabelling.contact_sheet import Card, Target, contact_sheet
+from backend.prelabelling.drawing import label_colours, paint
+from backend.prelabelling.pages import all_tasks, is_labelled
+from backend.prelabelling.patience import Patience
+from backend.prelabelling.progress import Progress
+from backend.prelabelling.questions import Questions, QuestionsOf
+from backend.prompts.model_client import JobFailed
+from backend.prompts.regions import answer_text
+from backend.prompts.request import Task
+from backend.prompts.tasks import BadTask
+from label_config import LabelConfig, map_label
+from worker.images.decode import ImageError
+from worker.images.fetch import ImageFetcher
+from worker.jobs.contract import TargetResult
+from worker.jobs.masks import is_empty
+
+MAX_DRAWN = 4  # images in memory at once
+
+T = TypeVar("T")
+
+
+async def choose(
+    label_studio: LabelStudioClient, project: str, patience: Patience, only_unlabelled: bool, count: int
+) -> list[Task]:
+    """Choose tasks at even distances in a project.
+
+    Args:
+        label_studio: The client.
+        project: The project's number.
+        patience: Waits while Label Studio is away.
+        only_unlabelled: Leave out tasks that somebody has labelled or skipped.
+        count: How many tasks; fewer if the project has fewer.
+
+    Raises:
+        LabelStudioUnavailable: Label Studio refuses, or is away for too long.
+    """
+    tasks = [
+        Task(id=row["id"], data=row["data"])
+        async for row in all_tasks(label_studio, project, patience, details=False)
+        if not (only_unlabelled and is_labelled(row))
+    ]
+    return evenly(tasks, count)
+
+
+def evenly(items: Sequence[T], count: int) -> list[T]:
+    """Return `count` items at even distances, from the middles of equal parts.
+
+    >>> evenly(range(10), 5)
+    [1, 3, 5, 7, 9]
+    """
+    count = min(count, len(items))
+    return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]
+
+
+class Preview:
+    """Makes contact sheets for one project; belongs to one event loop."""
+
+    def __init__(
+        self, asker: Asker, fetcher: ImageFetcher, config: LabelConfig, min_score: float, progress: Progress
+    ) -> None:
+        """Set up.
+
+        Args:
+            asker: Asks the model.
+            fetcher: Reads the images as a worker does.
+            config: The project's labeling configuration.
+            min_score: Targets with a lower score are left out.
+            progress: Counts the tasks.
+        """
+        self._asker = asker
+        self._fetcher = fetcher
+        self._config = config
+        self._min_score = min_score
+        self._progress = progress
+        self._colours = label_colours(config)
+        self._slots = asyncio.Semaphore(MAX_DRAWN)
+
+    async def html(self, title: str, tasks: Sequence[Task], questions_of: QuestionsOf) -> str:
+        """Ask about tasks and return the page."""
+        version = await self._asker.version() if tasks else "no version"
+        cards = await asyncio.gather(*(self._card(task, questions_of(task)) for task in tasks))
+        prompts = dict.fromkeys(prompt for task in tasks for prompt in questions_of(task))
+        shown = "; ".join(prompts) if len(prompts) <= 20 else f"{len(prompts)} prompts"
+        return contact_sheet(title, f"{len(tasks)} tasks, {version}: {shown}", cards)
+
+    async def _card(self, task: Task, questions: Questions) -> Card:
+        try:
+            answers = await self._asker.ask(task, questions)
+            async with self._slots:
+                return await asyncio.to_thread(self._draw, task, answers, questions)
+        except (BadTask, JobFailed, ImageError) as error:
+            return Card(task.id, failure=str(error))
+        finally:
+            self._progress.step()
+
+    def _draw(self, task: Task, answers: Answers, questions: Questions) -> Card:
+        image = self._fetcher.load(task.data[self._config.image.key], str(task.id))
+        targets, masks, texts = [], [], []
+        for job, result in answers:
+            texts.append(answer_text(result, self._config, self._min_score, questions[job.prompt]))
+            for target in result.targets:
+                if target.score >= self._min_score:
+                    row = self._target(target, questions[job.prompt])
+                    targets.append(row)
+                    if not row.is_empty:
+                        masks.append((target.mask, row.colour))
+        return Card(task.id, paint(image, masks), targets, " ".join(text for text in texts if text))
+
+    def _target(self, target: TargetResult, label: str | None) -> Target:
+        label = label or map_label(target.phrase, self._config)
+        colour = self._colours.get(label, self._colours[None])
+        return Target(label, target.score, target.phrase, colour, is_empty(target.mask))
