@@ -39,7 +39,7 @@ MAX_CLICKS = 20
 GOOD_IOU = (0.80, 0.85)
 REPORTED_CLICKS = (0, 1, 3, 5)
 MIN_AREA = 0.01  # of an object, as a share of the photo
-MIN_PROMPT_IOU = 0.1  # from which a prompt's mask counts as one of the object
+MIN_PROMPT_IOU = 0.1  # of a prompt's mask with the object; below it the object counts as not found
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Case:
     Attributes:
         picture: The prepared photo.
         truth: The object's true mask (H, W).
-        prompted: The mask (H, W) that the mini gave for its name; None if it found nothing or was not asked.
+        prompted: The mask (H, W) that the mini gave for its name; None without an answer or a prompt.
     """
 
     picture: ProcessedImage
@@ -130,7 +130,7 @@ def annotate(segmenter: Segmenter, case: Case, start: Mask | None) -> tuple[list
             break
         clicks.append(Click(*click))
         began = time.perf_counter()
-        # Without a start, all clicks are given and no mask; otherwise each click corrects the mask before it.
+        # From nothing, all clicks are passed but no mask; from a mask, each click corrects the latest one.
         mask = segmenter.refine(case.picture, clicks, mask=None if start is None else mask).mask
         seconds.append(time.perf_counter() - began)
         history.append(iou(mask, case.truth))

@@ -48,7 +48,7 @@ class PaddedSquare:
 
 @dataclass(frozen=True)
 class ClickPrompt:
-    """What is known of one object, on the padded square of S pixels.
+    """The clicks, box and current mask of one object, on the padded square of S pixels.
 
     Attributes:
         points: (n, 2) float, x and y of the clicks in pixels of the square.

@@ -35,7 +35,7 @@ from recipes.pixellm_mini.command import command
 
 PHOTOS_PER_STEP, OBJECTS_PER_PHOTO = 4, 3
 MAX_CLICKS, MAX_ROUNDS = 8, 4  # of a sample
-MIN_CELLS = 40  # of an object, where the photo has a larger one
+MIN_CELLS = 40  # of an object; smaller ones are used only where a photo has none larger
 MAX_FOCAL_SCALE = 20  # of the focal loss's normalisation
 KERNEL = KernelRefiner(COARSE_STRIDE)
 WARM_UP_STEPS, MIN_RATE_SHARE = 100, 0.02  # of the learning rate's schedule
@@ -69,7 +69,7 @@ class Sample:
     box: Box | None = None
 
     def prompt(self) -> ClickPrompt:
-        """What a refiner is given, in pixels of the padded square."""
+        """The prompt for a refiner, in pixels of the padded square."""
         points = np.array([(x + 0.5, y + 0.5) for x, y, _ in self.clicks]).reshape(-1, 2)
         positive = np.array([click[2] for click in self.clicks], bool)
         x0, y0, x1, y1 = self.box or (0.0, 0.0, 0.0, 0.0)
