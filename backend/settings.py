@@ -37,6 +37,13 @@ class BackendSettings(Settings):
     model_score_threshold: float = Field(
         0.0, ge=0, le=1, description="Targets with a lower score are not shown."
     )
+    min_region_share: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Parts and holes of a mask under this share of the image's area are removed before it is "
+        "shown, for example `0.00001`; 0: none.",
+    )
     max_body_bytes: int = Field(64 * 2**20, gt=0, description="Larger requests are refused.")
     retrain_every: int = Field(
         50, ge=0, description="Corrections after which a project is trained again; 0: only when asked."

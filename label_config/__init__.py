@@ -1,14 +1,23 @@
 """Label Studio labeling configurations: templates, a reader, and the mapping from phrases to labels."""
 
 from label_config.labels import labels_in_prompt, map_label
-from label_config.reader import ConfigError, ImageControl, Label, LabelConfig, MaskControl, read_config
+from label_config.reader import (
+    ConfigError,
+    ImageControl,
+    Label,
+    LabelConfig,
+    ShapeControl,
+    ShapeKind,
+    read_config,
+)
 
 __all__ = [
     "ConfigError",
     "ImageControl",
     "Label",
     "LabelConfig",
-    "MaskControl",
+    "ShapeControl",
+    "ShapeKind",
     "labels_in_prompt",
     "map_label",
     "read_config",

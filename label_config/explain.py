@@ -6,23 +6,21 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from label_config.labels import fallback_label
-from label_config.reader import LabelConfig, read_config
+from label_config.reader import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl, read_config
 
-# Controls whose results this project neither writes nor reads.
+# Controls whose results this project neither writes nor reads, beside shapes that it does not use.
 _IGNORED = frozenset(
     [
         "choices",
         "ellipse",
         "ellipselabels",
         "keypointlabels",
+        "magicwand",
         "number",
         "paragraphlabels",
         "pairwise",
-        "polygon",
-        "polygonlabels",
         "ranker",
         "rating",
-        "rectanglelabels",
         "relations",
         "taxonomy",
         "datetime",
@@ -49,6 +47,9 @@ class _Tag:
     @property
     def name(self) -> str:
         return self.attributes.get("name", "")
+
+    def __str__(self) -> str:
+        return f'<{self.written} name="{self.name}">'
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,10 @@ def explain(xml: str) -> Explanation:
 
 
 def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
-    labels = ", ".join(label.value for label in config.labels[:MAX_LISTED])
-    if len(config.labels) > MAX_LISTED:
-        labels += f" and {len(config.labels) - MAX_LISTED} more"
-    facts = [
-        f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task',
-        f'masks: <{_written(tags, config.mask.name)} name="{config.mask.name}">, '
-        f"{len(config.labels)} labels: {labels}",
-    ]
+    image = f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task'
+    facts = [image, *(_shape_fact(shape, tags) for shape in config.shapes)]
+    if len(config.shapes) > 1:
+        facts.append("a target goes to the first of these that has its label")
     if aliases := [f"{alias} -> {label.value}" for label in config.labels for alias in label.aliases]:
         shown = ", ".join(aliases[:MAX_LISTED])
         rest = f" and {len(aliases) - MAX_LISTED} more" if len(aliases) > MAX_LISTED else ""
@@ -102,23 +99,76 @@ def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
         if config.prompt
         else "prompts: none can be typed; masks come as predictions only"
     )
-    pointing = [
-        f'<{tag.written} name="{tag.name}">'
-        for tag in tags
-        if tag.kind in ("keypoint", "rectangle") and tag.attributes.get("smart", "true").lower() != "false"
-    ]
-    if pointing:
-        facts.append(f"points and boxes: {' and '.join(pointing)} correct the mask they are on, or begin one")
+    pointing = _pointing_tags(config, tags)
+    if pointing and config.masks:
+        facts.append(
+            f"points and boxes: {' and '.join(map(str, pointing))} correct the mask they are on, or begin one"
+        )
     facts.append(f'batches ask: the field "{config.task_prompt_key}" of a task, else every label by its name')
     facts.append(
         f'answer and messages: shown in <TextArea name="{config.answer}">'
         if config.answer
         else "answer and messages: shown nowhere"
     )
-    ignored = [f'<{tag.written} name="{tag.name}">' for tag in tags if tag.kind in _IGNORED]
+    used = {shape.name for shape in config.shapes}
+    ignored = [
+        tag
+        for tag in tags
+        if tag.kind in _IGNORED or (tag.kind in SHAPE_KINDS and tag.name not in used and tag not in pointing)
+    ]
     if ignored:
-        facts.append(f"neither written nor learned from: {', '.join(ignored)}")
+        facts.append(f"neither written nor learned from: {', '.join(map(str, ignored))}")
+    facts += _limits(config, tags)
     return facts
+
+
+def _pointing_tags(config: LabelConfig, tags: list[_Tag]) -> list[_Tag]:
+    """Return the tools that points and boxes are made with; Label Studio takes them as smart by default."""
+    used = {shape.name for shape in config.shapes}
+    return [
+        tag
+        for tag in tags
+        if tag.kind in ("keypoint", "rectangle")
+        and tag.attributes.get("smart", "true").lower() != "false"
+        and tag.name not in used
+    ]
+
+
+def _shape_fact(shape: ShapeControl, tags: list[_Tag]) -> str:
+    if shape.kind in MASK_KINDS:
+        what = "masks"
+    else:
+        what = "polygons" if shape.kind.startswith("polygon") else "rectangles"
+    beside = f' with <Labels name="{shape.labels_name}">' if shape.labels_name else ""
+    fact = f'{what}: <{_written(tags, shape.name)} name="{shape.name}">{beside}'
+    if shape.labels or shape.labels_key is None:
+        fact += f", {len(shape.labels)} labels: {_listed(shape.labels)}"
+    if shape.labels_key:
+        fact += f', labels from the field "{shape.labels_key}" of each task'
+    return fact
+
+
+def _listed(labels: tuple[Label, ...]) -> str:
+    listed = ", ".join(label.value for label in labels[:MAX_LISTED])
+    return listed + (f" and {len(labels) - MAX_LISTED} more" if len(labels) > MAX_LISTED else "")
+
+
+def _limits(config: LabelConfig, tags: list[_Tag]) -> list[str]:
+    """Say what a configuration asks for that is done in part only."""
+    limits = []
+    for image in (tag for tag in tags if tag.kind == "image"):
+        if image.name != config.image.name:
+            limits.append(f"not read: {image}, and whatever is drawn on it")
+        elif "valuelist" in image.attributes:
+            limits.append(
+                "several images on a task: a prompt is about the first one, or with perItem on the "
+                "<TextArea> of prompt and answer about the one in view; only the first one is learned from"
+            )
+    if any(shape.kind.startswith("polygon") for shape in config.shapes):
+        limits.append("a polygon follows its mask within a pixel or a hundredth of the object's size")
+    if any(shape.kind.startswith("rectangle") for shape in config.shapes):
+        limits.append("rectangles teach nothing: which pixels of them belong to the object is not known")
+    return limits
 
 
 def _advice(config: LabelConfig, tags: list[_Tag]) -> list[str]:
@@ -137,8 +187,14 @@ def _advice(config: LabelConfig, tags: list[_Tag]) -> list[str]:
             )
     if config.answer is None:
         advice.append('Add <TextArea name="answer" toName="..." editable="false"/> for answers and messages.')
-    if fallback_label(config) is None:
+    from_task = any(shape.labels_key for shape in config.shapes)
+    if not from_task and fallback_label(config) is None:
         advice.append('A phrase that fits no label gets none; a label "Other" would take it.')
+    if _pointing_tags(config, tags) and not config.masks:
+        advice.append(
+            "Points and boxes correct masks, and there are none here; <BrushLabels> or <BitmaskLabels> would "
+            "take them."
+        )
     for tag in tags:
         value = tag.attributes.get("value", "")
         if tag.kind in ("text", "header") and value.startswith("$"):

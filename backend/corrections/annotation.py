@@ -1,22 +1,36 @@
-"""Reads the mask regions of a submitted Label Studio annotation."""
+"""Reads the masks of a submitted Label Studio annotation.
+
+Brush and bitmask regions are masks, and polygons are filled. Of other regions, such as rectangles, it is not
+known which pixels belong to the object. An annotation that is not understood as a whole is refused: better
+nothing is learned than that something is absent.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 import numpy as np
-from PIL import Image
 
-from backend.label_studio import brush_rle
-from backend.label_studio.brush_rle import ALPHA_THRESHOLD, Mask
+from backend.label_studio import bitmask, brush_rle
+from backend.label_studio.brush_rle import Mask
+from backend.label_studio.polygons import from_polygon
 from backend.label_studio.strokes import paint
 from label_config import LabelConfig
 
 MAX_SIDE = 100_000  # pixels
+
+_MASK_TYPES = frozenset(["brush", "brushlabels", "bitmask", "bitmasklabels", "magicwand"])
+_POLYGON_TYPES = frozenset(["polygon", "polygonlabels"])
+# Results about a region or the whole image that are no regions themselves.
+_CLASSIFICATION_TYPES = frozenset(
+    ["choices", "textarea", "taxonomy", "rating", "number", "datetime", "pairwise", "ranker"]
+)
+
+# The items of one region: the region itself, its labels if they are in a `<Labels>`, and texts or choices
+# about it. Label Studio gives them the same id.
+_Items = list[dict[str, Any]]
 
 
 class UnreadableAnnotation(ValueError):
@@ -38,6 +52,8 @@ class Region:
         index: The proposed target's index in that job.
         prompt: The prompt of that job.
         proposed_label: The label that was proposed.
+        is_polygon: Whether the mask is a polygon that was filled.
+        parts: How many polygons showed the proposed target; None if it was not shown by polygons.
     """
 
     label: str | None
@@ -48,32 +64,100 @@ class Region:
     index: int | None = None
     prompt: str | None = None
     proposed_label: str | None = None
+    is_polygon: bool = False
+    parts: int | None = None
 
 
 def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
-    """Read the masks of an annotation.
+    """Read the masks of an annotation; without masks, it says that nothing is there.
 
     Args:
-        result: The annotation's `result`; items that are not masks of the configuration are skipped.
-        config: The project's labeling configuration.
+        result: The annotation's `result`. Texts of the prompt and answer controls are skipped, and so is what
+            is drawn on other images than the task's first one.
+        config: The project's labeling configuration with the task's labels.
 
     Returns:
         The regions, in the order of `result`.
 
     Raises:
-        UnreadableAnnotation: A mask cannot be decoded, or masks are of images of different sizes.
+        UnreadableAnnotation: A mask cannot be decoded, masks are of images of different sizes, a region has
+            several labels, or what was submitted in place of masks is not understood.
     """
-    regions = [
-        _read_region(item, config)
-        for item in result
-        if isinstance(item, dict) and item.get("type") == config.mask.kind
-    ]
+    groups = _grouped([item for item in result if isinstance(item, dict) and item.get("type") != "relation"])
+    groups = [items for items in groups if not _is_own_text(items, config)]
+    here = [items for items in groups if _is_on_first_image(items, config)]
+    with_mask = [(item, items) for items in here if (item := _mask_item(items)) is not None]
+    regions = [_read_region(item, items) for item, items in with_mask]
+    without_mask = [items for items in here if _mask_item(items) is None]
+    _check_understood(regions, without_mask, config)
+    if not regions and len(here) < len(groups):
+        raise UnreadableAnnotation("it has no masks on the task's first image, but regions on another one")
     if len({region.mask.shape for region in regions}) > 1:
         raise UnreadableAnnotation("its regions are of images of different sizes")
     return regions
 
 
-def _read_region(item: dict[str, Any], config: LabelConfig) -> Region:
+def _grouped(items: _Items) -> list[_Items]:
+    """Return the items by region, in order."""
+    groups: dict[object, _Items] = {}
+    for position, item in enumerate(items):
+        groups.setdefault(_text(item.get("id")) or position, []).append(item)
+    return list(groups.values())
+
+
+def _is_own_text(items: _Items, config: LabelConfig) -> bool:
+    controls = {config.prompt, config.answer} - {None}
+    return any(item.get("type") == "textarea" and item.get("from_name") in controls for item in items)
+
+
+def _is_on_first_image(items: _Items, config: LabelConfig) -> bool:
+    return all(
+        item.get("to_name", config.image.name) == config.image.name and not item.get("item_index")
+        for item in items
+    )
+
+
+def _mask_item(items: _Items) -> dict[str, Any] | None:
+    """Return the item that holds a region's mask; None if the region has none."""
+    masks = [item for item in items if item.get("type") in _MASK_TYPES | _POLYGON_TYPES]
+    # Where the drawing control's own item is missing, the item of the `<Labels>` holds the mask too.
+    masks += [
+        item
+        for item in items
+        if item.get("type") == "labels"
+        and isinstance(item.get("value"), dict)
+        and not item["value"].keys().isdisjoint(["rle", "imageDataURL", "touches", "points"])
+    ]
+    return next(iter(masks), None)
+
+
+def _check_understood(regions: list[Region], without_mask: list[_Items], config: LabelConfig) -> None:
+    """Check that nothing in an annotation may stand for a mask that is missing.
+
+    Raises:
+        UnreadableAnnotation: Something may.
+    """
+    known_labels = {label.value for label in config.labels}
+    for items in without_mask:
+        if all(item.get("type") in _CLASSIFICATION_TYPES for item in items):
+            if not regions:
+                raise UnreadableAnnotation(
+                    f'it has no masks but a value of "{items[0].get("from_name")}", which may be the reason'
+                )
+            continue
+        # Points and boxes that were sent to the model may be left over beside the masks.
+        if regions and all(item.get("from_name") in config.pointing for item in items):
+            continue
+        labels = _labels(items)
+        proposed = any(_source(item) for item in items)
+        if not regions or proposed or not labels or not known_labels.isdisjoint(labels):
+            raise UnreadableAnnotation(
+                f"it has a region of the type {items[0].get('type')}, and which of its pixels belong to the "
+                "object is not known"
+            )
+
+
+def _read_region(item: dict[str, Any], items: _Items) -> Region:
     value = item.get("value")
     if not isinstance(value, dict):
         raise UnreadableAnnotation("a region has no value")
@@ -84,20 +168,44 @@ def _read_region(item: dict[str, Any], config: LabelConfig) -> Region:
         raise UnreadableAnnotation(
             "the image was rotated in the editor, and masks of a rotated image are not read"
         )
-    meta = item.get("meta")
-    source = meta.get("pixellm") if isinstance(meta, dict) else None
-    source = source if isinstance(source, dict) else {}
-    labels = value.get(config.mask.kind)
+    labels = _labels([item]) or _labels(items)
+    if len(labels) > 1:
+        raise UnreadableAnnotation(f"a region has several labels ({', '.join(labels)}); give it one")
+    mask = _read_mask(value, height, width)
+    if not mask.any():
+        raise UnreadableAnnotation("a region's mask has no pixels")
+    source = _source(item)
     return Region(
-        label=labels[0] if isinstance(labels, list) and labels and isinstance(labels[0], str) else None,
-        mask=_read_mask(value, height, width),
+        label=labels[0] if labels else None,
+        mask=mask,
         origin=str(item.get("origin", "manual")),
         region_id=_text(item.get("id")),
         job=_text(source.get("job")),
         index=source.get("target") if isinstance(source.get("target"), int) else None,
         prompt=_text(source.get("prompt")),
         proposed_label=_text(source.get("label")),
+        is_polygon="points" in value,
+        parts=source.get("parts") if isinstance(source.get("parts"), int) else None,
     )
+
+
+def _labels(items: _Items) -> list[str]:
+    """Return the labels of items, each once: those under their own type, or in a `<Labels>` beside them."""
+    labels: dict[str, None] = {}
+    for item in items:
+        value = item.get("value")
+        for key in (item.get("type"), "labels"):
+            own = value.get(key) if isinstance(value, dict) and str(key).endswith("labels") else None
+            if isinstance(own, list):
+                labels.update(dict.fromkeys(label for label in own if isinstance(label, str)))
+    return list(labels)
+
+
+def _source(item: dict[str, Any]) -> dict[str, Any]:
+    """Return what `meta.pixellm` says about a proposed region; empty if it was not proposed."""
+    meta = item.get("meta")
+    source = meta.get("pixellm") if isinstance(meta, dict) else None
+    return source if isinstance(source, dict) else {}
 
 
 def _read_mask(value: dict[str, Any], height: int, width: int) -> Mask:
@@ -105,7 +213,9 @@ def _read_mask(value: dict[str, Any], height: int, width: int) -> Mask:
         if "rle" in value:
             mask = brush_rle.decode(value["rle"], height, width)
         elif isinstance(value.get("imageDataURL"), str):
-            mask = _decode_png(value["imageDataURL"], height, width)
+            mask = bitmask.decode(value["imageDataURL"], height, width)
+        elif "points" in value:
+            return from_polygon(value["points"], height, width)
         elif value.get("touches"):
             mask = np.zeros((height, width), bool)
         else:
@@ -114,17 +224,6 @@ def _read_mask(value: dict[str, Any], height: int, width: int) -> Mask:
         return paint(mask, touches) if isinstance(touches, list) and touches else mask
     except ValueError as error:
         raise UnreadableAnnotation(f"a mask cannot be read: {error}") from error
-
-
-def _decode_png(url: str, height: int, width: int) -> Mask:
-    try:
-        with Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])), formats=["PNG"]) as image:
-            if image.size != (width, height):
-                raise ValueError(f"the picture is {image.width} x {image.height}, not {width} x {height}")
-            alpha = np.asarray(image.convert("RGBA"))[..., 3]
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the picture is damaged ({type(error).__name__})") from error
-    return alpha > ALPHA_THRESHOLD
 
 
 def _is_side(value: object) -> TypeGuard[int]:

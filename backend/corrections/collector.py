@@ -237,7 +237,8 @@ class Collector:
         self, correction: Correction, result: Sequence[Any], task: dict[str, Any], label_config: str
     ) -> None:
         """Fill in what the annotation teaches: status, turns, outcomes, and the image if there are turns."""
-        config = read_config(label_config)
+        task_data = task.get("data") or {}
+        config = read_config(label_config).for_task(task_data)
         regions = read_regions(result, config)
         proposals = self._proposals(correction, regions)
         outcomes = compare(regions, proposals, config, empty=not regions)
@@ -248,7 +249,7 @@ class Collector:
         correction.model_version = next((p.model_version for p in proposals if p.job in used_jobs), None)
         if not correction.turns:
             return
-        data = self.fetcher.read(str(task["data"][config.image.key]), correction.task)
+        data = self.fetcher.read(str(config.image_of(task_data)), correction.task)
         width, height = decode(data, self.max_pixels).size
         if regions and regions[0].mask.shape != (height, width):
             mask_size = " x ".join(map(str, regions[0].mask.shape[::-1]))

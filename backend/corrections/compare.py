@@ -4,6 +4,9 @@ A region belongs to a proposed target if its `meta.pixellm` says so, else if it 
 and target. Label Studio gives an accepted region whatever label is active in the editor; its `origin` stays
 "prediction" then, and the proposed label is taken as meant. After a deliberate relabel, `origin` is
 "prediction-changed".
+
+A target shown by polygons has one for each part of its mask. They are compared as one mask. Polygons that
+nobody changed stand for the proposed mask, which they follow only roughly.
 """
 
 from __future__ import annotations
@@ -12,9 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import numpy as np
+
 from backend.corrections.annotation import Region
 from backend.label_studio.brush_rle import Mask
-from backend.prompts.regions import region_id
+from backend.prompts.shapes import region_ids
 from label_config import LabelConfig, labels_in_prompt, map_label
 from worker.jobs.contract import CocoRLE
 from worker.jobs.masks import from_rle
@@ -161,11 +166,12 @@ def _from_proposals(
     """Return the outcomes of regions that began as a proposed target, and the regions drawn by hand."""
     by_job = {proposal.job: proposal for proposal in proposals}
     by_region_id = {
-        region_id(proposal.job, index): (proposal.job, index)
+        own_id: (proposal.job, index)
         for proposal in proposals
         for index in range(len(proposal.targets))
+        for own_id in region_ids(proposal.job, index)
     }
-    outcomes: list[Outcome] = []
+    proposed: dict[tuple[str, int], list[Region]] = {}
     drawn: list[Region] = []
     for region in regions:
         job, index = region.job, region.index
@@ -174,8 +180,31 @@ def _from_proposals(
         if job is None or index is None or region.origin == "manual":
             drawn.append(region)
         else:
-            outcomes.append(_from_proposal(region, by_job.get(job), job, index, config))
+            proposed.setdefault((job, index), []).append(region)
+    outcomes = [
+        _from_proposal(region, by_job.get(job), job, index, config)
+        for (job, index), of_target in proposed.items()
+        for region in _joined(of_target)
+    ]
     return outcomes, drawn
+
+
+def _joined(regions: Sequence[Region]) -> list[Region]:
+    """Join the polygons of one target that have the same label into one region."""
+    joined: dict[str | None, list[Region]] = {}
+    for region in regions:
+        if region.is_polygon:
+            untouched = region.origin == "prediction" and region.proposed_label
+            joined.setdefault(region.proposed_label if untouched else region.label, []).append(region)
+    others = [region for region in regions if not region.is_polygon]
+    return others + [_as_one(label, polygons) for label, polygons in joined.items()]
+
+
+def _as_one(label: str | None, polygons: Sequence[Region]) -> Region:
+    mask = np.logical_or.reduce([polygon.mask for polygon in polygons])
+    untouched = len(polygons) == polygons[0].parts and all(p.origin == "prediction" for p in polygons)
+    origin = "prediction" if untouched else "prediction-changed"
+    return replace(polygons[0], label=label, mask=mask, origin=origin)
 
 
 def _from_proposal(
@@ -183,6 +212,8 @@ def _from_proposal(
 ) -> Outcome:
     """Return the outcome of a region that began as a target; `proposal` is None if it is unknown."""
     target = proposal.targets[index] if proposal and 0 <= index < len(proposal.targets) else None
+    if target and target.mask.any() and region.is_polygon and region.origin == "prediction":
+        region = replace(region, mask=target.mask)
     proposed_label = region.proposed_label or (map_label(target.phrase, config) if target else None)
     iou = _iou(target.mask, region.mask) if target else None
     label = region.label

@@ -9,6 +9,7 @@ from typing import Any
 from backend.prelabelling.questions import Questions
 from backend.prompts.model_client import LOADING, NO_WORKER, JobFailed, ModelClient, NotReady
 from backend.prompts.request import Task
+from backend.prompts.shapes import without_speckles
 from backend.prompts.tasks import segment_job
 from label_config import LabelConfig
 from worker.jobs.contract import SegmentJob, SegmentResult
@@ -34,6 +35,7 @@ class Asker:
         project: str,
         config: LabelConfig,
         note: Callable[[str], None],
+        min_region_share: float = 0.0,
     ) -> None:
         """Set up.
 
@@ -43,12 +45,14 @@ class Asker:
             project: The project's number.
             config: Its labeling configuration.
             note: Shows a message to the user.
+            min_region_share: Smaller speckles and pinholes of masks are removed.
         """
         self._model = model
         self._registry = registry
         self._project = project
         self._config = config
         self._note = note
+        self._min_region_share = min_region_share
         self._slots = asyncio.Semaphore(MAX_OUTSTANDING)
         self._last_note = ""
 
@@ -94,7 +98,7 @@ class Asker:
                 await self._wait(error)
             else:
                 self._found()
-                return result
+                return await asyncio.to_thread(without_speckles, result, self._min_region_share)
 
     async def _wait(self, error: Exception) -> None:
         """Pause before asking again; says why unless the job merely waits for its turn."""

@@ -183,7 +183,14 @@ class Command:
 
     def _asker(self, queue: SegmentQueue, progress: Progress) -> Asker:
         registry = Registry(self._settings)
-        return Asker(ModelClient(queue, registry), registry, self._project, self._config, progress.note)
+        return Asker(
+            ModelClient(queue, registry),
+            registry,
+            self._project,
+            self._config,
+            progress.note,
+            self._settings.min_region_share,
+        )
 
 
 def _use_threads(count: int) -> None:

@@ -15,7 +15,7 @@ from sqlalchemy import select
 
 from backend.prelabelling.asker import Answers
 from backend.prelabelling.questions import Questions
-from backend.prompts.regions import Prediction, answer_item, answer_text, build_results
+from backend.prompts.regions import Prediction, answer_item, answer_text, build_results, region_scores
 from label_config import LabelConfig
 from worker.store import Database
 from worker.store.tables import Proposal
@@ -27,23 +27,24 @@ def build(answers: Answers, questions: Questions, config: LabelConfig, min_score
     Args:
         answers: At least one answer, all by the same version.
         questions: What was asked.
-        config: The project's labeling configuration.
+        config: The project's labeling configuration with the task's labels.
         min_score: Targets with a lower score are left out.
 
     Returns:
         The prediction; its result has no regions if nothing was found.
     """
-    regions, texts = [], []
+    regions, scores, texts = [], [], []
     for job, result in answers:
         label = questions[job.prompt]
         regions += build_results(result, config, job.prompt, min_score, label)
+        scores += region_scores(result, min_score)
         texts.append(answer_text(result, config, min_score, label))
     items = regions + answer_item(config, " ".join(text for text in texts if text))
     if items:
         items[0].setdefault("meta", {}).setdefault("pixellm", {})["asked"] = dict(questions)
     return {
         "result": items,
-        "score": fmean(region["score"] for region in regions) if regions else 0.0,
+        "score": fmean(scores) if scores else 0.0,
         "model_version": answers[0][1].model_version,
     }
 

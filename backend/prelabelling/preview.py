@@ -21,7 +21,6 @@ from backend.prompts.tasks import BadTask
 from label_config import LabelConfig, map_label
 from worker.images.decode import ImageError
 from worker.images.fetch import ImageFetcher
-from worker.jobs.contract import TargetResult
 from worker.jobs.masks import is_empty
 
 MAX_DRAWN = 4  # images in memory at once
@@ -82,19 +81,21 @@ class Preview:
         self._config = config
         self._min_score = min_score
         self._progress = progress
-        self._colours = label_colours(config)
         self._slots = asyncio.Semaphore(MAX_DRAWN)
 
     async def html(self, title: str, tasks: Sequence[Task], questions_of: QuestionsOf) -> str:
         """Ask about tasks and return the page."""
         version = await self._asker.version() if tasks else "no version"
-        cards = await asyncio.gather(*(self._card(task, questions_of(task)) for task in tasks))
-        prompts = dict.fromkeys(prompt for task in tasks for prompt in questions_of(task))
+        prompts: dict[str, None] = {}
+        cards = await asyncio.gather(*(self._card(task, questions_of, prompts) for task in tasks))
         shown = "; ".join(prompts) if len(prompts) <= 20 else f"{len(prompts)} prompts"
         return contact_sheet(title, f"{len(tasks)} tasks, {version}: {shown}", cards)
 
-    async def _card(self, task: Task, questions: Questions) -> Card:
+    async def _card(self, task: Task, questions_of: QuestionsOf, prompts: dict[str, None]) -> Card:
+        """Ask about a task and draw the answers; adds what was asked to `prompts`."""
         try:
+            questions = questions_of(task)
+            prompts |= dict.fromkeys(questions)
             answers = await self._asker.ask(task, questions)
             async with self._slots:
                 return await asyncio.to_thread(self._draw, task, answers, questions)
@@ -104,19 +105,18 @@ class Preview:
             self._progress.step()
 
     def _draw(self, task: Task, answers: Answers, questions: Questions) -> Card:
-        image = self._fetcher.load(task.data[self._config.image.key], str(task.id))
+        config = self._config.for_task(task.data)
+        colours = label_colours(config)
+        image = self._fetcher.load(config.image_of(task.data), str(task.id))
         targets, masks, texts = [], [], []
         for job, result in answers:
-            texts.append(answer_text(result, self._config, self._min_score, questions[job.prompt]))
+            texts.append(answer_text(result, config, self._min_score, questions[job.prompt]))
             for target in result.targets:
                 if target.score >= self._min_score:
-                    row = self._target(target, questions[job.prompt])
+                    label = questions[job.prompt] or map_label(target.phrase, config)
+                    colour = colours.get(label, colours[None])
+                    row = Target(label, target.score, target.phrase, colour, is_empty(target.mask))
                     targets.append(row)
                     if not row.is_empty:
                         masks.append((target.mask, row.colour))
         return Card(task.id, paint(image, masks), targets, " ".join(text for text in texts if text))
-
-    def _target(self, target: TargetResult, label: str | None) -> Target:
-        label = label or map_label(target.phrase, self._config)
-        colour = self._colours.get(label, self._colours[None])
-        return Target(label, target.score, target.phrase, colour, is_empty(target.mask))

@@ -14,6 +14,7 @@ from worker.jobs.contract import MAX_PROMPT_CHARS
 
 # Prompts, each with the label that its masks get; None: the label that a mask's phrase names.
 Questions = Mapping[str, str | None]
+# It raises BadTask where a task's data lacks the labels to ask for.
 QuestionsOf = Callable[[Task], Questions]
 
 
@@ -23,7 +24,7 @@ class BadQuestions(ValueError):
 
 def about_every_label(config: LabelConfig) -> QuestionsOf:
     """Ask a task's own prompt, or one that names every label, as batches do."""
-    return lambda task: {batch_prompt(task, config): None}
+    return lambda task: {batch_prompt(task, config.for_task(task.data)): None}
 
 
 def one_prompt(prompt: str) -> QuestionsOf:

@@ -105,7 +105,16 @@ class Run:
             async with asyncio.TaskGroup() as group:
                 async for row in tasks:
                     task = Task(id=row["id"], data=row["data"])
-                    questions = self._questions_of(task)
+                    if self._selection.only_unlabelled and is_labelled(row):
+                        self.summary.labelled += 1
+                        services.progress.skip()
+                        continue
+                    try:
+                        questions = self._questions_of(task)
+                    except BadTask as error:
+                        self.summary.add_failure(task.id, str(error))
+                        services.progress.step()
+                        continue
                     if await self._is_skipped(row, questions):
                         services.progress.skip()
                         continue
@@ -118,9 +127,6 @@ class Run:
             raise errors.exceptions[0] from errors
 
     async def _is_skipped(self, row: dict[str, Any], questions: Questions) -> bool:
-        if self._selection.only_unlabelled and is_labelled(row):
-            self.summary.labelled += 1
-            return True
         if self._selection.again or not row.get("predictions"):
             return False
         version = await self._services.asker.version()
@@ -144,7 +150,7 @@ class Run:
         try:
             answers = await self._services.asker.ask(task, questions)
             prediction = await asyncio.to_thread(
-                predictions.build, answers, questions, self._config, self._min_score
+                predictions.build, answers, questions, self._config.for_task(task.data), self._min_score
             )
             await self._store(task.id, prediction, stored)
         except (BadTask, JobFailed) as error:

@@ -26,11 +26,13 @@ from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.refining import LatestMasks, build_refinement, name_of
 from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
 from backend.prompts.request import Context, PredictRequest, Task
+from backend.prompts.shapes import without_speckles
 from backend.prompts.shown_version import ShownVersion
 from backend.prompts.tasks import (
     BadTask,
     batch_prompt,
     earlier_prompts,
+    newest_item_index,
     newest_text,
     own_prompt,
     project_id,
@@ -54,6 +56,10 @@ NO_PROMPT: Prediction = {"result": []}
 NAME_IN_FULL = (
     "This model reads each prompt on its own and does not know what came before. Say it in full, "
     'for example "the left cup" in place of "only the left one".'
+)
+NO_MASKS_TO_POINT_AT = (
+    "Points and boxes correct masks, and this project has none: ask in words, or add <BrushLabels> to its "
+    "labeling configuration."
 )
 
 
@@ -128,6 +134,7 @@ class Predictor:
             NotReady: There is no result after `wait_s`, or the job has failed (`JobFailed`).
             QueueUnavailable: Redis cannot be used.
         """
+        config = config.for_task(task.data)
         job = segment_job(task, batch_prompt(task, config), config, project, "batch")
         return await self._build(job, await self._model.ask(job, wait_s), config)
 
@@ -163,12 +170,14 @@ class Predictor:
     async def _interactive(
         self, task: Task, context: Context, config: LabelConfig, project: str | None
     ) -> Prediction:
-        pointing = read_pointing(context.result, config)
         prompt = newest_text(context.result, config.prompt)
+        config = config.for_task(task.data, newest_item_index(context.result, config.prompt))
+        pointing = read_pointing(context.result, config)
         if not prompt and pointing is None:
             return NO_PROMPT
         try:
             if pointing is not None:
+                config = config.for_task(task.data, pointing.item_index)
                 return await self._refine(task, pointing, config, project)
             job = segment_job(task, prompt, config, project, "interactive")
             job = await self._with_history(job, task)
@@ -183,9 +192,11 @@ class Predictor:
     async def _refine(
         self, task: Task, pointing: Pointing, config: LabelConfig, project: str | None
     ) -> Prediction:
+        if not config.masks:
+            raise BadTask(NO_MASKS_TO_POINT_AT)
         region = await asyncio.to_thread(region_pointed_at, pointing, task, config)
         mask = None if region is None else self._latest_masks.current(task.id, region)
-        job = segment_job(task, name_of(region, config), config, project, "interactive").model_copy(
+        job = segment_job(task, name_of(region), config, project, "interactive").model_copy(
             update={
                 "clicks": pointing.clicks,
                 "box": pointing.box,
@@ -234,20 +245,25 @@ class Predictor:
         jobs = {}
         may_be_opened = len(tasks) == 1 and config.prompt is not None
         for index, task in enumerate(tasks):
+            of_task = config.for_task(task.data)
             try:
-                if may_be_opened and not own_prompt(task, config):
-                    self._warmer.start(warm_job(task, config, project))
+                if may_be_opened and not own_prompt(task, of_task):
+                    self._warmer.start(warm_job(task, of_task, project))
                 else:
-                    jobs[index] = segment_job(task, batch_prompt(task, config), config, project, "batch")
+                    jobs[index] = segment_job(task, batch_prompt(task, of_task), of_task, project, "batch")
             except BadTask as error:
                 log.warning("project %s, task %d gets no prediction: %s", project, task.id, error)
         return jobs
 
     def _pending(self, task: Task, job: SegmentJob, config: LabelConfig) -> PendingPrediction:
-        return PendingPrediction(task.id, job, lambda result: self._build(job, result, config))
+        of_task = config.for_task(task.data)
+        return PendingPrediction(task.id, job, lambda result: self._build(job, result, of_task))
 
     async def _build(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
-        self._proposals.record(job, result)
+        result = await asyncio.to_thread(without_speckles, result, self._settings.min_region_share)
+        # Only a task's first image is learned from.
+        if not config.item_index:
+            self._proposals.record(job, result)
         if job.priority == "batch" and job.project is not None:
             self._shown_version.update(job.project, result.model_version)
         return await asyncio.to_thread(

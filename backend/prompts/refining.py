@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import time
 from collections import OrderedDict
-from typing import Any
 
 from backend.label_studio.brush_rle import Mask
 from backend.prompts.pointing import DraftRegion, Pointing
-from backend.prompts.regions import ITEM_ID_CHARS, Prediction, ResultItem, answer_item, mask_value
-from label_config import LabelConfig, map_label
+from backend.prompts.regions import Prediction, ResultItem, answer_item, item_index_of, region_items
+from backend.prompts.shapes import ITEM_ID_CHARS, region_values
+from label_config import LabelConfig, ShapeControl, map_label
 from worker.jobs.contract import SegmentResult
 from worker.jobs.masks import from_rle
 
@@ -50,13 +50,12 @@ class LatestMasks:
             self._masks.popitem(last=False)
 
 
-def name_of(region: DraftRegion | None, config: LabelConfig) -> str:
+def name_of(region: DraftRegion | None) -> str:
     """Return the words for an object: the region's text, else its label, else "object"."""
     if region is not None:
         meta = region.item.get("meta")
         text = meta.get("text") if isinstance(meta, dict) else None
-        labels = region.item.get("value", {}).get(config.mask.kind)
-        for names in (text, labels):
+        for names in (text, list(region.labels)):
             if isinstance(names, list) and names and isinstance(names[0], str) and names[0].strip():
                 return names[0].strip()
     return "object"
@@ -69,7 +68,7 @@ def build_refinement(
 
     Args:
         result: The worker's result; its only target is the mask.
-        config: The project's labeling configuration.
+        config: The project's labeling configuration, with at least one control for masks.
         pointing: What was pointed at.
         region: The region that is corrected; None for a new one.
 
@@ -77,38 +76,46 @@ def build_refinement(
         One region, under the id of the corrected one, and a sentence for the annotator. No region if nothing
         is left of the mask.
     """
-    name = name_of(region, config)
+    name = name_of(region)
     mask = from_rle(result.targets[0].mask)
     if not mask.any():
         return {"result": answer_item(config, f'Nothing is left of "{name}" after these points.')}
     score = result.targets[0].score
     if region is not None:
-        labels = region.item.get("value", {}).get(config.mask.kind) or []
-        item: ResultItem = {**region.item, "value": mask_value(mask, config, labels), "score": score}
+        control, labels = region.control, region.labels
+        common: ResultItem = {**region.item, "score": score}
         sentence = f'"{name}" is corrected; accept it or point again.'
     else:
-        label = pointing.label or map_label("", config)
-        item = _new_region(result, config, mask_value(mask, config, [label] if label else []), score)
+        control, label = _control_and_label(config, pointing)
+        labels = (label,) if label else ()
+        common = _new_region(result, config, score)
         sentence = "A new mask; accept it or point again."
         sentence += "" if label else " Choose a label for it."
-    return {"result": [item, *answer_item(config, sentence)], "model_version": result.model_version}
+    (value,) = region_values(mask, control.kind)
+    items = list(region_items(control, labels, common | {"value": value}))
+    return {"result": items + answer_item(config, sentence), "model_version": result.model_version}
 
 
-def _new_region(
-    result: SegmentResult, config: LabelConfig, value: dict[str, Any], score: float
-) -> ResultItem:
+def _control_and_label(config: LabelConfig, pointing: Pointing) -> tuple[ShapeControl, str | None]:
+    """Return the first control for masks that has the new mask's label, else the first one without label."""
+    wanted = pointing.label or map_label("", config)
+    for control in config.masks:
+        if any(label.value == wanted for label in control.labels):
+            return control, wanted
+    return config.masks[0], None
+
+
+def _new_region(result: SegmentResult, config: LabelConfig, score: float) -> ResultItem:
     identity = hashlib.sha1(result.job_id.encode(), usedforsecurity=False).hexdigest()
-    return {
+    region: ResultItem = {
         "id": identity[:ITEM_ID_CHARS],
-        "from_name": config.mask.name,
         "to_name": config.image.name,
-        "type": config.mask.kind,
         "original_width": result.width,
         "original_height": result.height,
         "image_rotation": 0,
-        "value": value,
         "score": score,
     }
+    return region | item_index_of(config)
 
 
 def _digest(mask: Mask) -> bytes:

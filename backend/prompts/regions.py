@@ -1,29 +1,21 @@
 """From the model's answer to a Label Studio prediction: a region for each mask, and the answer's text.
 
-`_region` is where a target's phrase becomes a label of the project (`label_config.map_label`).
+`_regions` is where a target's phrase becomes a label of the project (`label_config.map_label`), and the label
+decides which control its regions belong to.
 """
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from statistics import fmean
 from typing import Any
 from uuid import uuid4
 
-import numpy as np
-from PIL import Image
-
-from backend.label_studio import brush_rle
-from backend.label_studio.brush_rle import Mask
-from label_config import LabelConfig, map_label
+from backend.prompts.shapes import ITEM_ID_CHARS, region_id, region_values
+from label_config import LabelConfig, ShapeControl, map_label
 from worker.jobs.contract import SegmentResult, TargetResult
 from worker.jobs.masks import from_rle, is_empty
-
-ITEM_ID_CHARS = 10  # as Label Studio's own ids
 
 # One entry of a Label Studio `result` list: a region or a text.
 ResultItem = dict[str, Any]
@@ -46,7 +38,7 @@ def build_prediction(
         The regions, the answer's text if the configuration shows it, and the mean score of the regions.
     """
     regions = build_results(result, config, prompt, min_score)
-    scores = [region["score"] for region in regions]
+    scores = region_scores(result, min_score)
     return {
         "result": regions + answer_item(config, answer_text(result, config, min_score)),
         "score": fmean(scores) if scores else 0.0,
@@ -61,12 +53,13 @@ def build_results(
     min_score: float = 0.0,
     label: str | None = None,
 ) -> list[ResultItem]:
-    """Make a region for each target whose score is at least `min_score` and whose mask is not empty.
+    """Make the regions of each target whose score is at least `min_score` and whose mask is not empty.
 
-    The same target of the same job always has the same id, so that regions of a repeated answer replace the
-    earlier ones. A phrase that names no label makes a region with an empty list of labels: Label Studio shows
-    it unlabelled, and the annotator chooses one. `meta.pixellm` says where a region comes from, because Label
-    Studio does not keep that for suggestions.
+    A target has one region, or a polygon for each part of its mask. The same target of the same job always
+    has the same ids, so that regions of a repeated answer replace the earlier ones. A phrase that names no
+    label makes a region with an empty list of labels: Label Studio shows it unlabelled, and the annotator
+    chooses one. `meta.pixellm` says where a region comes from, because Label Studio does not keep that for
+    suggestions.
 
     Args:
         result: The model's answer and masks.
@@ -79,10 +72,16 @@ def build_results(
         The regions, in the order of the targets.
     """
     return [
-        _region(result, config, prompt, index, target, label or map_label(target.phrase, config))
+        item
         for index, target in _targets_above(result, min_score)
         if not is_empty(target.mask)
+        for item in _regions(result, config, prompt, index, target, label or map_label(target.phrase, config))
     ]
+
+
+def region_scores(result: SegmentResult, min_score: float = 0.0) -> list[float]:
+    """Return the score of each target that `build_results` makes regions of."""
+    return [target.score for _, target in _targets_above(result, min_score) if not is_empty(target.mask)]
 
 
 def answer_text(
@@ -113,7 +112,32 @@ def answer_text(
 
 def answer_item(config: LabelConfig, text: str) -> list[ResultItem]:
     """Return the result that shows `text` in the answer control; empty if there is no such control."""
-    return [] if config.answer is None else [_text_item(config.answer, config.image.name, text)]
+    if config.answer is None:
+        return []
+    item = _text_item(config.answer, config.image.name, text)
+    return [item | item_index_of(config) if config.answer_per_item else item]
+
+
+def region_items(control: ShapeControl, labels: Sequence[str], region: ResultItem) -> Iterator[ResultItem]:
+    """Yield the results that make up a region; a drawing control's labels are a result with the same id.
+
+    Args:
+        control: The control that the region belongs to.
+        labels: The region's labels; may be empty.
+        region: What its results have in common, and `value` without labels.
+    """
+    shape: ResultItem = region | {"from_name": control.name, "type": control.kind}
+    if control.labels_name is None:
+        yield shape | {"value": region["value"] | {control.kind: list(labels)}}
+        return
+    yield shape
+    if labels:
+        yield region | {"from_name": control.labels_name, "type": "labels", "value": {"labels": list(labels)}}
+
+
+def item_index_of(config: LabelConfig) -> ResultItem:
+    """Return the field of a result that says which of the task's images it is about; empty if it has one."""
+    return {} if config.item_index is None else {"item_index": config.item_index}
 
 
 def answer_item_without_config(xml: str, text: str) -> ResultItem | None:
@@ -133,24 +157,6 @@ def answer_item_without_config(xml: str, text: str) -> ResultItem | None:
     return None
 
 
-def mask_value(mask: Mask, config: LabelConfig, labels: list[str]) -> ResultItem:
-    """Make the `value` of a region of the project's mask control.
-
-    Args:
-        mask: The mask, shape (height, width).
-        config: The project's labeling configuration.
-        labels: The region's labels; may be empty.
-    """
-    if config.mask.kind == "brushlabels":
-        return {"format": "rle", "rle": brush_rle.encode(mask), config.mask.kind: labels}
-    return {"imageDataURL": _png_url(mask), config.mask.kind: labels}
-
-
-def region_id(job: str, index: int) -> str:
-    """Return the id of the region that shows target `index` of a job."""
-    return hashlib.sha1(f"{job}:{index}".encode(), usedforsecurity=False).hexdigest()[:ITEM_ID_CHARS]
-
-
 def _text_item(control: str, image: str, text: str) -> ResultItem:
     return {
         "id": uuid4().hex[:ITEM_ID_CHARS],
@@ -165,37 +171,36 @@ def _targets_above(result: SegmentResult, min_score: float) -> Iterator[tuple[in
     return ((index, target) for index, target in enumerate(result.targets) if target.score >= min_score)
 
 
-def _region(
+def _regions(
     result: SegmentResult,
     config: LabelConfig,
     prompt: str,
     index: int,
     target: TargetResult,
     label: str | None,
-) -> ResultItem:
-    value = mask_value(from_rle(target.mask), config, [label] if label else [])
-    origin = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
-    return {
-        "id": region_id(result.job_id, index),
-        "from_name": config.mask.name,
-        "to_name": config.image.name,
-        "type": config.mask.kind,
-        "original_width": result.width,
-        "original_height": result.height,
-        "image_rotation": 0,
-        "value": value,
-        "score": target.score,
-        "origin": "prediction",
-        "meta": {"text": [target.phrase], "pixellm": origin},
-    }
-
-
-def _png_url(mask: Mask) -> str:
-    """A PNG of the mask as a data URL, black on transparent."""
-    alpha = Image.fromarray(mask.astype(np.uint8) * 255)
-    file = io.BytesIO()
-    Image.merge("LA", (Image.new("L", alpha.size), alpha)).save(file, "PNG")
-    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+) -> Iterator[ResultItem]:
+    control = config.shape_for(label)
+    values = region_values(from_rle(target.mask), control.kind)
+    for part, value in enumerate(values):
+        origin: ResultItem = {"job": result.job_id, "target": index, "prompt": prompt, "label": label}
+        if control.kind.startswith("polygon"):
+            origin |= {"part": part, "parts": len(values)}
+        yield from region_items(
+            control,
+            [label] if label else [],
+            {
+                "id": region_id(result.job_id, index, control.kind, part),
+                "to_name": config.image.name,
+                "original_width": result.width,
+                "original_height": result.height,
+                "image_rotation": 0,
+                "value": value,
+                "score": target.score,
+                "origin": "prediction",
+                "meta": {"text": [target.phrase], "pixellm": origin},
+            }
+            | item_index_of(config),
+        )
 
 
 def _listed(phrases: list[str]) -> str:

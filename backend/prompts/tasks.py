@@ -83,6 +83,21 @@ def newest_text(items: Sequence[dict[str, Any]], control: str | None) -> str:
     return texts[-1] if texts else ""
 
 
+def newest_item_index(items: Sequence[dict[str, Any]], control: str | None) -> int:
+    """Return which of the task's images the last text in a text area is about; 0 if it does not say.
+
+    Args:
+        items: The results on the screen.
+        control: The text area's name; None if the configuration has none.
+    """
+    indices = [
+        item.get("item_index")
+        for item in items
+        if control is not None and item.get("from_name") == control and any(_texts(item.get("value")))
+    ]
+    return indices[-1] if indices and isinstance(indices[-1], int) else 0
+
+
 def own_prompt(task: Task, config: LabelConfig) -> str:
     """Return the prompt in the task's data; empty if there is none."""
     prompt = task.data.get(config.task_prompt_key)
@@ -90,9 +105,15 @@ def own_prompt(task: Task, config: LabelConfig) -> str:
 
 
 def batch_prompt(task: Task, config: LabelConfig) -> str:
-    """Return the task's own prompt, else one that asks for every label."""
+    """Return the task's own prompt, else one that asks for every label.
+
+    Raises:
+        BadTask: It has no prompt, and its data lacks the labels that the configuration takes from there.
+    """
     if prompt := own_prompt(task, config):
         return prompt
+    if not config.labels:
+        raise BadTask("This task has no prompt, and its data has no labels to ask for.")
     *most, last = [f"the {label.value.lower()}" for label in config.labels]
     labels = f"{', '.join(most)} and {last}" if most else last
     return f"Segment {labels} in this image."
@@ -115,7 +136,7 @@ def earlier_prompts(task: Task) -> dict[str, str]:
 
 
 def _common_fields(task: Task, config: LabelConfig, project: str | None) -> dict[str, Any]:
-    image = task.data.get(config.image.key)
+    image = config.image_of(task.data)
     if not isinstance(image, str) or not image.strip():
         raise BadTask(f'This task has no image: its data has no address under "{config.image.key}".')
     return {"image": image, "task": str(task.id), "project": project_id(project)}

@@ -237,6 +237,22 @@ class TestBatch:
         del body["tasks"][2]["data"]["image"]
         return body
 
+    def test_labels_and_images_from_the_task(self, backend: httpx.Client, ready: Workers) -> None:
+        xml = (
+            '<View><Image name="image" valueList="$pages"/>'
+            '<TextArea name="answer" toName="image" editable="false"/>'
+            '<PolygonLabels name="outline" toName="image" value="$classes"/></View>'
+        )
+        body = batch("", "the boat") | {"label_config": xml}
+        for task in body["tasks"]:
+            task["data"] |= {"pages": [task["data"].pop("image"), "missing.png"]}
+        body["tasks"][0]["data"]["classes"] = [{"value": "Boat", "alias": "boat"}, {"value": "Lake"}]
+        asked, unlabelled = ask(backend, body)
+        assert said(asked).startswith("Segment the boat and the lake in this image.,")
+        outlines = [item for item in asked["result"] if item["type"] == "polygonlabels"]
+        assert outlines and {item["item_index"] for item in outlines} == {0}
+        assert "No label of this project fits" in said(unlabelled)
+
     def test_unusable_config(self, backend: httpx.Client) -> None:
         response = backend.post("/predict", json=payload("batch") | {"label_config": NO_BRUSH})
         assert response.status_code == 400 and "<BrushLabels" in response.json()["detail"]

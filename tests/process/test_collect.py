@@ -214,6 +214,29 @@ def test_an_empty_annotation_rejects_what_was_proposed(collector: Collector) -> 
     assert [outcome["kind"] for outcome in correction.outcomes] == ["rejected"]
 
 
+def test_a_replaced_mask_denies_nothing(collector: Collector) -> None:
+    job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
+    with collector.database.session() as session:
+        record_proposal(session, job, proposal(job))
+    rectangle = {"type": "rectanglelabels", "value": {"x": 20, "y": 20, "width": 30, "height": 40}}
+    send(collector, event(6, [drawn() | rectangle]))
+    process_all(collector)
+    assert corrections(collector) == {}
+    assert "rectanglelabels" in (events(collector)[0].reason or "")
+
+
+def test_the_first_of_several_images_is_learned_from(collector: Collector) -> None:
+    body = event(5, [drawn(), drawn(6, "Book") | {"item_index": 1}])
+    body["task"]["data"] = {"pages": [picture(1), picture(2)], "classes": [{"value": "Cup"}]}
+    xml = body["project"]["label_config"].replace('value="$image"', 'valueList="$pages"')
+    body["project"]["label_config"] = xml.replace('name="mask"', 'name="mask" value="$classes"')
+    send(collector, body)
+    process_all(collector)
+    correction = corrections(collector)["5"]
+    assert [target["label"] for turn in correction.turns for target in turn["targets"]] == ["Cup"]
+    assert correction.image and (correction.width, correction.height) == (16, 12)
+
+
 def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) -> None:
     body = event(5, [drawn()], image="http://127.0.0.1:1/gone.png")
     collector.fetcher = ImageFetcher(WorkerSettings(fetch_allow_hosts="127.0.0.1"))
@@ -233,6 +256,8 @@ def test_an_image_that_cannot_be_had_now_is_tried_again(collector: Collector) ->
     ("body", "words"),
     [
         (event(5, [drawn()], image=picture(1)[:60]), "base64"),
+        (event(5, [{**drawn(), "type": "rectanglelabels", "value": {"x": 1}}]), "rectanglelabels"),
+        (event(5, [{**drawn(), "item_index": 1}]), "another one"),
         (event(5, [{**drawn(), "original_width": 17}]), "check original_width|holds"),
         (event(5, [cast("dict[str, Any]", "nonsense"), {**drawn(), "value": 3}]), "no value"),
         ({**event(5, [drawn()]), "project": {"id": 1}}, "no label_config"),

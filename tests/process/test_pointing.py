@@ -159,3 +159,12 @@ def test_an_unreadable_mask_in_the_draft_is_left_out(backend: httpx.Client) -> N
     broken = region(block(0, 0, 8, 6)) | {"value": {"format": "rle", "rle": [1, 2, 3]}}
     (new,) = masks(pointed(backend, point(2, 2), drafts=[broken, {"from_name": "mask"}, 3]))
     assert new["id"] != "region-1"
+
+
+@pytest.mark.parametrize("kind", ["PolygonLabels", "RectangleLabels"])
+def test_where_there_are_no_masks_a_sentence_says_so(backend: httpx.Client, kind: str) -> None:
+    body = prompted("", drafts=[])
+    body["label_config"] = body["label_config"].replace("BrushLabels", kind)
+    body["params"]["context"]["result"] = [point(2, 2)]
+    (prediction,) = ask(backend, body)
+    assert masks(prediction) == [] and said(prediction).startswith("Points and boxes correct masks")

@@ -407,3 +407,23 @@ def test_a_preview_shows_masks_in_the_labels_colours_and_what_failed(
     pixels = np.asarray(image.convert("RGB")).astype(int)
     assert image.size == (8, 6)
     assert pixels[0, 0, 2] > 90 > pixels[5, 7, 2]  # the label's #ff00cc on red
+
+
+FROM_TASK = (
+    '<View><Image name="image" value="$image"/>'
+    '<RectangleLabels name="box" toName="image" value="$classes"/></View>'
+)
+
+
+def test_labels_and_shapes_of_each_task(
+    server: ImageServer, workers: Workers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = LabelStudioApi(server, tasks(2), FROM_TASK)
+    api.tasks[0]["data"]["classes"] = [{"value": "Circle"}]
+    workers.start("patient")
+    assert prelabel("--preview", "2", "--out", str(tmp_path / "page.html")) == 0
+    assert "no labels to ask for" in (tmp_path / "page.html").read_text()
+    assert prelabel() == 1
+    assert "1 predicted, 0 with nothing found, 0 skipped, 1 failed." in capsys.readouterr().out
+    (region,) = api.stored[1]["result"]
+    assert (region["type"], region["value"]["rectanglelabels"]) == ("rectanglelabels", ["Circle"])

@@ -17,13 +17,20 @@ READ_BY = {
         *LABEL_STUDIO,
         *{"redis_url", "log_level", "result_ttl_s", "data_dir", "database_url"},
         *{"host", "port", "basic_auth_user", "basic_auth_pass", "webhook_secret", "max_body_bytes"},
-        *{"predict_wait_s", "batch_wait_s", "history_turns", "model_score_threshold"},
+        *{"predict_wait_s", "batch_wait_s", "history_turns", "model_score_threshold", "min_region_share"},
     },
     "collector": {
         *LABEL_STUDIO,
         *IMAGE_FETCH,
         *{"redis_url", "log_level", "result_ttl_s", "data_dir", "database_url", "image_store_url"},
-        *{"retrain_every", "retrain_cron", "reconcile_every_s", "prelabel_tasks", "model_score_threshold"},
+        *{
+            "retrain_every",
+            "retrain_cron",
+            "reconcile_every_s",
+            "prelabel_tasks",
+            "model_score_threshold",
+            "min_region_share",
+        },
     },
     "worker": {
         *LABEL_STUDIO,

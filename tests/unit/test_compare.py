@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
 from backend.corrections.training_turns import training_turns
 from backend.label_studio.brush_rle import encode
 from backend.label_studio.strokes import paint
-from backend.prompts.regions import region_id
+from backend.prompts.shapes import region_id, region_values
 from label_config import read_config
 from worker.jobs.contract import CocoRLE
 from worker.jobs.masks import from_rle
@@ -26,7 +27,14 @@ from worker.jobs.masks import from_rle
 WEBHOOKS = Path(__file__).parents[1] / "data" / "webhooks"
 XML = """<View><Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="Cup"/><Label value="Book"/></BrushLabels></View>"""
-CONFIG = read_config(XML)
+CONFIG = read_config(XML.replace("</View>", '<TextArea name="answer" toName="image"/></View>'))
+ASKING = read_config(
+    XML.replace(
+        "</View>",
+        """<TextArea name="prompt" toName="image" smart="true"/>
+  <TextArea name="answer" toName="image"/></View>""",
+    )
+)
 
 
 def event(name: str) -> dict[str, Any]:
@@ -67,6 +75,52 @@ def region(
         "origin": origin,
         **({"meta": {"text": ["x"], "pixellm": ours}} if index is not None else {}),
     }
+
+
+def polygons(
+    mask: np.ndarray, label: str = "Cup", index: int | None = 0, **changes: Any
+) -> list[dict[str, Any]]:
+    """Polygon regions as they are submitted, one for each part of the mask: ours when there is an index."""
+    values = region_values(mask, "polygonlabels")
+    items = []
+    for part, value in enumerate(values):
+        item = region(mask, label, index=index) | {"from_name": "outline", "type": "polygonlabels"}
+        item["value"] = value | {"polygonlabels": [label]}
+        item["id"] = f"drawn{part}" if index is None else region_id("seg-1", index, "polygonlabels", part)
+        if index is None:
+            item["origin"] = "manual"
+        else:
+            item["meta"]["pixellm"] |= {"part": part, "parts": len(values)}
+        items.append(item | changes)
+    return items
+
+
+def rectangle(label: str | None = "Cup", **changes: Any) -> dict[str, Any]:
+    """A rectangle drawn by hand, as Label Studio submits it."""
+    return {
+        "id": "drawn-box",
+        "from_name": "box",
+        "to_name": "image",
+        "type": "rectanglelabels",
+        "original_width": 24,
+        "original_height": 12,
+        "image_rotation": 0,
+        "value": {"x": 4, "y": 16, "width": 16, "height": 50, "rotation": 0}
+        | {"rectanglelabels": [label] if label else []},
+        "origin": "manual",
+        **changes,
+    }
+
+
+def text(control: str, words: str) -> dict[str, Any]:
+    value = {"text": [words]}
+    return {"id": control, "from_name": control, "to_name": "image", "type": "textarea", "value": value}
+
+
+def choice(words: str, **changes: Any) -> dict[str, Any]:
+    value = {"choices": [words]}
+    item = {"id": "c", "from_name": "light", "to_name": "image", "type": "choices", "value": value}
+    return item | changes
 
 
 def compared(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
@@ -182,7 +236,6 @@ def test_an_unknown_proposal_still_gives_prompt_and_label() -> None:
         ("annotation_created_from_prediction_erased", ["Circle", "Square"]),
         ("annotation_updated_manual_added", ["Circle", "Square", "Triangle"]),
         ("annotation_created_bitmask", ["Circle", "Square"]),
-        ("annotation_created_skipped", []),
         ("annotation_created_empty", []),
     ],
 )
@@ -236,6 +289,109 @@ def test_a_stroke_only_adds_or_only_takes_away(mask: np.ndarray, x: float, y: fl
 def test_what_cannot_be_read_is_said(change: dict[str, Any], words: str) -> None:
     with pytest.raises(UnreadableAnnotation, match=words):
         read_regions([region(block(1)) | change], CONFIG)
+
+
+def test_a_polygon_drawn_for_a_mask_is_a_mask() -> None:
+    drawn = polygons(block(2), index=None)
+    outcomes, (turn,) = compared(*drawn, region(block(10), "Book", index=1))
+    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Book"), ("redrawn", "Cup")]
+    assert outcomes[1].iou == pytest.approx(3 / 5)
+    assert (from_rle(CocoRLE.model_validate(turn["targets"][0]["mask"])) == block(2)).all()
+
+
+def test_polygons_of_one_target_are_one_mask() -> None:
+    two = block(1, 3) | block(6, 3)
+    proposed = replace(PROPOSED, targets=(ProposedTarget("cup", two), PROPOSED.targets[1]))
+
+    def kinds(*items: dict[str, Any]) -> list[tuple[str, float | None]]:
+        regions = read_regions([*items, region(block(10), "Book", index=1)], CONFIG)
+        return [(o.kind, o.iou) for o in compare(regions, [proposed], CONFIG) if o.index == 0]
+
+    first, second = polygons(two)
+    assert kinds(first, second) == [("accepted", 1)]
+    assert kinds(first | {"meta": {}}, second | {"meta": {}}) == [("accepted", 1)], "known by their ids"
+    assert kinds(first) == [("edited", pytest.approx(1 / 2))]
+    (moved,) = polygons(block(2, 3))
+    kept = {key: first[key] for key in ("id", "meta")}
+    changed = moved | kept | {"origin": "prediction-changed"}
+    assert kinds(changed, second) == [("edited", pytest.approx(5 / 7))]
+
+
+def test_untouched_polygons_stand_for_the_mask_that_they_follow() -> None:
+    y, x = np.mgrid[:60, :80]
+    disk = (x - 40) ** 2 + (y - 30) ** 2 < 400
+    proposed = replace(PROPOSED, targets=(ProposedTarget("cup", disk),))
+    (item,) = polygons(disk)
+    regions = read_regions([item], CONFIG)
+    assert (regions[0].mask != disk).any()
+    (outcome,) = compare(regions, [proposed], CONFIG)
+    assert outcome.kind == "accepted" and outcome.region and (outcome.region.mask == disk).all()
+
+
+@pytest.mark.parametrize(
+    ("items", "words"),
+    [
+        ([rectangle()], "rectanglelabels"),
+        ([rectangle("Sign")], "rectanglelabels"),
+        ([rectangle(), text("answer", "cup is [1].")], "rectanglelabels"),
+        ([region(block(10), "Book", index=1), rectangle()], "rectanglelabels"),
+        ([region(block(10), "Book", index=1), rectangle(None)], "rectanglelabels"),
+        ([rectangle(type="ellipselabels"), text("answer", "cup is [1].")], "ellipselabels"),
+        ([choice("Too dark")], '"light", which may be the reason'),
+        ([region(block(1)) | {"to_name": "second"}], "another one"),
+        ([region(block(1)) | {"item_index": 1}], "another one"),
+        ([region(np.zeros((12, 24), bool))], "no pixels"),
+        ([polygons(block(1))[0] | {"value": {"points": [[1, 2], [3, 4]]}}], "3 to"),
+        ([polygons(block(1))[0] | {"value": {"points": [[1, 2], [3, 4], ["x", 5]]}}], "pairs of numbers"),
+        ([polygons(block(1))[0] | {"value": {"points": [[1, 2], [3, 4], [float("nan"), 5]]}}], "far outside"),
+        ([polygons(block(1))[0] | {"image_rotation": 90}], "rotated"),
+    ],
+)
+def test_what_is_not_understood_is_no_denial(items: list[dict[str, Any]], words: str) -> None:
+    with pytest.raises(UnreadableAnnotation, match=words):
+        read_regions(items, CONFIG)
+
+
+def test_two_labels_on_a_region_are_refused() -> None:
+    item = region(block(1))
+    item["value"]["brushlabels"] = ["Cup", "Book"]
+    with pytest.raises(UnreadableAnnotation, match=r"several labels \(Cup, Book\)"):
+        read_regions([item], CONFIG)
+
+
+def test_other_regions_beside_the_masks_are_no_hindrance() -> None:
+    others = [rectangle("Sign"), choice("Day"), text("answer", "cup is [1]."), {"type": "relation"}]
+    far = [
+        region(block(3)) | {"id": "far", "item_index": 1},
+        region(block(3)) | {"id": "b", "to_name": "second"},
+    ]
+    (only,) = read_regions([*others, *far, region(block(1))], CONFIG)
+    assert (only.mask == block(1)).all()
+
+
+@pytest.mark.parametrize("with_mask", [True, False])
+def test_a_region_in_two_items_is_read_as_one(with_mask: bool) -> None:
+    """A `<Brush>` beside `<Labels>`: Label Studio repeats the mask in the item of the labels."""
+    shape = region(block(1)) | {"type": "brush", "from_name": "brush"}
+    del shape["value"]["brushlabels"]
+    value = {"labels": ["Book"]} | (shape["value"] if with_mask else {})
+    labels = shape | {"type": "labels", "from_name": "classes", "value": value}
+    for items in ([shape, labels], [labels, shape], *([[labels]] if with_mask else [])):
+        (only,) = read_regions([*items, choice("Broken", id=shape["id"])], CONFIG)
+        assert only.label == "Book" and (only.mask == block(1)).all()
+
+
+def test_texts_of_our_own_controls_are_an_empty_annotation() -> None:
+    assert read_regions([text("answer", "cup is [1].")], ASKING) == []
+    assert read_regions([text("prompt", "the cup"), text("answer", "cup is [1].")], ASKING) == []
+    with pytest.raises(UnreadableAnnotation, match='"notes"'):
+        read_regions([text("notes", "no cup")], ASKING)
+
+
+def test_recorded_values_without_masks_are_no_denial() -> None:
+    body = event("annotation_created_skipped")
+    with pytest.raises(UnreadableAnnotation, match="prompt_mode"):
+        read_regions(body["annotation"]["result"], read_config(body["project"]["label_config"]))
 
 
 def test_masks_of_different_images_are_refused() -> None:

@@ -40,6 +40,44 @@ def test_it_says_where_things_are_and_what_would_work_better() -> None:
     assert 'Every task must have the field "what"' in advice
 
 
+SHAPES = """<View>
+  <Image name="page" valueList="$pages"/><Image name="map" value="$map"/>
+  <TextArea name="ask" toName="page" smart="true" smartOnly="true"/>
+  <RectangleLabels name="box" toName="page" value="$classes"/>
+  <PolygonLabels name="outline" toName="page"><Label value="Cup"/></PolygonLabels>
+  <Brush name="brush" toName="page"/><Labels name="classes" toName="page"><Label value="Book"/></Labels>
+  <BrushLabels name="areas" toName="map"><Label value="Lake"/></BrushLabels>
+  <KeyPointLabels name="points" toName="page"><Label value="Eye"/></KeyPointLabels>
+</View>"""
+
+
+def test_it_says_which_shapes_are_made_and_what_is_not_supported() -> None:
+    facts = "\n".join(explain(SHAPES).facts)
+    assert 'image: <Image name="page">, from the field "pages"' in facts
+    assert 'masks: <Brush name="brush"> with <Labels name="classes">, 1 labels: Book' in facts
+    assert 'polygons: <PolygonLabels name="outline">, 1 labels: Cup' in facts
+    assert 'rectangles: <RectangleLabels name="box">, labels from the field "classes" of each task' in facts
+    assert "goes to the first of these that has its label" in facts
+    assert 'from: <BrushLabels name="areas">, <KeyPointLabels name="points">' in facts
+    assert 'not read: <Image name="map">' in facts
+    assert "only the first one is learned from" in facts
+    assert "rectangles teach nothing" in facts
+
+
+def test_pointing_tools_are_said_to_work_on_masks_only() -> None:
+    xml = """<View><Image name="image" value="$image"/>
+    <Labels name="names" toName="image"><Label value="Cup"/></Labels>
+    <{0} name="shape" toName="image"/>
+    <KeyPoint name="point" toName="image"/><Rectangle name="box" toName="image" smart="true"/></View>"""
+    masks, polygons = explain(xml.format("Brush")), explain(xml.format("Polygon"))
+    tools = '<KeyPoint name="point"> and <Rectangle name="box">'
+    assert f"points and boxes: {tools} correct the mask they are on, or begin one" in masks.facts
+    assert not any("Points and boxes" in line for line in masks.advice)
+    assert not any("points and boxes" in fact for fact in polygons.facts)
+    assert any("Points and boxes correct masks, and there are none here" in line for line in polygons.advice)
+    assert not any("neither written" in fact for fact in (*masks.facts, *polygons.facts))
+
+
 def test_tags_and_attributes_may_be_in_any_case() -> None:
     explanation = explain(
         """<VIEW><IMAGE NAME="photo" VALUE="$url"/>

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,17 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from label_studio_sdk.label_interface import LabelInterface
 
+from backend.prompts.request import Task
+from backend.prompts.tasks import batch_prompt
 from label_config import (
     ConfigError,
     ImageControl,
     Label,
     LabelConfig,
-    MaskControl,
+    ShapeControl,
     labels_in_prompt,
     map_label,
     read_config,
 )
 from label_config.reader import MAX_CONFIG_CHARS
+from worker.jobs.contract import MAX_PROMPT_CHARS
 
 TEMPLATES = Path(__file__).parents[2] / "label_config" / "templates"
 IMAGE = '<Image name="image" value="$image"/>'
@@ -39,23 +43,91 @@ def template(name: str) -> LabelConfig:
     return read_config((TEMPLATES / f"{name}.xml").read_text())
 
 
-@pytest.mark.parametrize(("name", "prompt"), [("interactive", "prompt"), ("batch", None)])
-def test_the_templates_are_read(name: str, prompt: str | None) -> None:
+TEN_LABELS = ("Cup", "Spoon", "Plate", "Book", "Bottle", "Cat", "Dog", "Person", "Car", "Other")
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "shape", "kind"),
+    [
+        ("interactive", "prompt", "mask", "brushlabels"),
+        ("batch", None, "mask", "brushlabels"),
+        ("bitmask", "prompt", "mask", "bitmasklabels"),
+        ("polygons", "prompt", "outline", "polygonlabels"),
+        ("rectangles", "prompt", "box", "rectanglelabels"),
+        ("coco", "prompt", "mask", "brushlabels"),
+    ],
+)
+def test_the_templates_are_read(name: str, prompt: str | None, shape: str, kind: str) -> None:
     config = template(name)
     assert config.image == ImageControl("image", "image")
-    assert config.mask == MaskControl("mask", "brushlabels")
+    assert [(control.name, control.kind) for control in config.shapes] == [(shape, kind)]
     assert (config.prompt, config.answer, config.task_prompt_key) == (prompt, "answer", "prompt")
-    assert [label.value for label in config.labels] == [
-        *("Cup", "Spoon", "Plate", "Book", "Bottle", "Cat", "Dog", "Person", "Car", "Other")
-    ]
+    if name != "coco":
+        assert tuple(label.value for label in config.labels) == TEN_LABELS
 
 
-@pytest.mark.parametrize("name", ["interactive", "batch"])
+def test_templates_have_the_same_style_and_those_with_masks_the_same_pointing_tools() -> None:
+    texts = {path.stem: path.read_text() for path in TEMPLATES.glob("*.xml")}
+    assert len({text[text.index("<!--") : text.index("</Style>")] for text in texts.values()}) == 1
+    with_tools = {name for name in texts if template(name).pointing == ("point", "box")}
+    assert with_tools == {"interactive", "bitmask", "coco"}
+    assert len({tuple(re.findall("<(?:KeyPoint|Rectangle) .*", texts[name])) for name in with_tools}) == 1
+    assert not any(template(name).pointing for name in texts.keys() - with_tools)
+
+
+@pytest.mark.parametrize("smart", ['smart="true"', 'SMART="True" smartOnly="true"', 'smartOnly="true"'])
+def test_a_smart_rectangle_beside_other_controls_is_a_pointing_tool(smart: str) -> None:
+    labels = '<Labels name="labels" toName="image"><Label value="Cup"/></Labels>'
+    box = f'<Rectangle name="box" toName="image" {smart}/>'
+    config = read_config(view(IMAGE, labels, '<Polygon name="outline" toName="image"/>', box))
+    assert [shape.name for shape in config.shapes] == ["outline"] and config.pointing == ("box",)
+    alone = read_config(view(IMAGE, labels, box))
+    assert [shape.kind for shape in alone.shapes] == ["rectangle"] and alone.pointing == ()
+
+
+def test_a_rectangle_that_is_not_smart_gets_regions() -> None:
+    labels = '<Labels name="labels" toName="image"><Label value="Cup"/></Labels>'
+    tags = [f'<{tag} name="{tag}" toName="image"/>' for tag in ("Brush", "Rectangle", "KeyPoint")]
+    config = read_config(view(IMAGE, labels, *tags))
+    assert [shape.name for shape in config.shapes] == ["Brush", "Rectangle"] and config.pointing == ()
+
+
+@pytest.mark.parametrize("name", [path.stem for path in sorted(TEMPLATES.glob("*.xml"))])
 def test_label_studio_accepts_the_templates(name: str) -> None:
     xml = (TEMPLATES / f"{name}.xml").read_text()
     interface = LabelInterface(xml)
     interface.validate()
-    assert set(interface.get_control("mask").labels) == {label.value for label in read_config(xml).labels}
+    (shape,) = template(name).shapes
+    assert set(interface.get_control(shape.name).labels) == {label.value for label in shape.labels}
+
+
+def test_templates_with_a_prompt_share_everything_above_the_image() -> None:
+    texts = {path.name: path.read_text() for path in TEMPLATES.glob("*.xml")}
+    shared = {text[: text.index("<Image")] for name, text in texts.items() if name != "batch.xml"}
+    assert len(shared) == 1 and len(texts) == 6
+    (above_image,) = shared
+    style = above_image[above_image.index("<Style>") : above_image.index("</Style>")]
+    assert style in texts["batch.xml"]
+
+
+def test_coco_labels_do_not_claim_each_others_names() -> None:
+    labels = template("coco").labels
+    assert len(labels) == 81 and labels[-1].value == "other"
+    names = [name for label in labels for name in (label.value, *label.aliases)]
+    assert len(set(names)) == len(names)
+    phrases = {
+        "the red sofa": "couch",
+        "two mugs": "cup",
+        "a teddy bear": "teddy bear",
+        "the polar bears": "bear",
+        "the man's phone": "cell phone",
+        "the hot dog": "hot dog",
+        "the traffic lights": "traffic light",
+        "a dragon": "other",
+    }
+    assert {phrase: map_label(phrase, template("coco")) for phrase in phrases} == phrases
+    asked = batch_prompt(Task(id=1, data={}), template("coco"))
+    assert len(asked) <= MAX_PROMPT_CHARS
 
 
 def test_controls_are_found_by_what_they_do() -> None:
@@ -72,10 +144,9 @@ def test_controls_are_found_by_what_they_do() -> None:
     )
     assert config == LabelConfig(
         image=ImageControl("photo", "url"),
-        mask=MaskControl("areas", "bitmasklabels"),
+        shapes=(ShapeControl("areas", "bitmasklabels", (Label("A"),)),),
         prompt="wish",
         answer="said",
-        labels=(Label("A"),),
     )
 
 
@@ -138,10 +209,7 @@ def test_the_same_text_is_read_once() -> None:
         ("<View>", "not well-formed"),
         ("<View>\ud800</View>", "not well-formed"),
         (view(IMAGE), "add <BrushLabels"),
-        (
-            view(IMAGE, MASK.replace("mask", "a"), MASK.replace("mask", "b")),
-            '"a", "b".*; keep one or name one "mask"',
-        ),
+        (view(IMAGE, '<Brush name="mask" toName="image"/>'), "add <BrushLabels"),
         (view(IMAGE, '<BrushLabels toName="image"><Label value="A"/></BrushLabels>'), "has no name"),
         (view(MASK), 'no <Image> has that name; add <Image name="image"'),
         (view(IMAGE, MASK.replace('toName="image"', "")), 'toName=""'),
@@ -167,12 +235,71 @@ def test_errors_name_the_tag_and_the_fix(xml: str, sentence: str) -> None:
 
 
 def test_two_mask_controls_of_which_one_has_the_name() -> None:
-    assert read_config(view(IMAGE, MASK, MASK.replace("mask", "second"))).mask.name == "mask"
+    config = read_config(view(IMAGE, MASK.replace("mask", "second"), MASK))
+    assert [shape.name for shape in config.shapes] == ["mask", "second"]
+
+
+def shape_tag(tag: str, name: str, *labels: str, image: str = "image", **attributes: str) -> str:
+    inside = "".join(f'<Label value="{label}"/>' for label in labels)
+    written = "".join(f' {key}="{value}"' for key, value in attributes.items())
+    return f'<{tag} name="{name}" toName="{image}"{written}>{inside}</{tag}>'
+
+
+def test_masks_come_before_polygons_and_polygons_before_rectangles() -> None:
+    config = read_config(
+        view(
+            IMAGE,
+            shape_tag("RectangleLabels", "boxes", "Sign", "Cup"),
+            shape_tag("PolygonLabels", "outlines", "Road", "Cup"),
+            shape_tag("BrushLabels", "first", "Cup"),
+            shape_tag("BitmaskLabels", "second", "Book"),
+        )
+    )
+    assert [shape.kind for shape in config.shapes] == [
+        *("brushlabels", "bitmasklabels", "polygonlabels", "rectanglelabels")
+    ]
+    assert [label.value for label in config.labels] == ["Cup", "Book", "Road", "Sign"]
+    names = [config.shape_for(label).name for label in ("Cup", "Book", "Road", "Sign", "Dragon", None)]
+    assert names == ["first", "second", "outlines", "boxes", "first", "first"]
+
+
+def test_a_drawing_control_takes_the_labels_beside_it() -> None:
+    labels = shape_tag("Labels", "classes", "Cup", "Book")
+    config = read_config(view(IMAGE, labels, '<Brush name="brush" toName="image"/>'))
+    assert config.shapes == (ShapeControl("brush", "brush", (Label("Cup"), Label("Book")), "classes"),)
+    with pytest.raises(ConfigError, match="nowhere to put masks"):
+        read_config(view(IMAGE, labels.replace('toName="image"', 'toName="other"'), "<Brush/>"))
+
+
+def test_controls_of_another_image_are_left_alone() -> None:
+    second = '<Image name="second" value="$other"/>'
+    config = read_config(view(second, IMAGE, MASK, shape_tag("BrushLabels", "areas", "Dog", image="second")))
+    assert config.image.name == "image" and [shape.name for shape in config.shapes] == ["mask"]
+
+
+def test_labels_come_from_the_task_as_label_studio_reads_them() -> None:
+    config = read_config(view(IMAGE, shape_tag("BrushLabels", "mask", "Cup", value="$classes")))
+    assert config.shapes[0].labels_key == "classes"
+    classes = [{"value": "Mug", "alias": "mug"}, {"value": "Cup"}, "text", {"background": "red"}]
+    assert config.for_task({"classes": classes}).labels == (Label("Cup"), Label("mug", ("Mug",)))
+    assert config.for_task({"classes": "Cup"}).labels == config.for_task({}).labels == (Label("Cup"),)
+    assert read_config(view(IMAGE, shape_tag("BrushLabels", "mask", value="$classes"))).labels == ()
+
+
+def test_one_of_several_images_is_meant() -> None:
+    images = '<Image name="image" valueList="$pages"/>'
+    config = read_config(view(images, MASK, text_area("answer", perItem="true")))
+    assert config.answer_per_item
+    data = {"pages": ["a.png", "b.png"]}
+    assert [config.for_task(data, index).image_of(data) for index in (0, 1, 2)] == ["a.png", "b.png", None]
+    assert config.for_task(data).item_index == 0
+    assert config.for_task({"pages": "a.png"}).item_index is None
+    assert config.for_task({"pages": "a.png"}).image_of({"pages": "a.png"}) == "a.png"
 
 
 def test_deep_nesting_is_read() -> None:
     depth = MAX_CONFIG_CHARS // 16
-    assert read_config("<View>" * depth + IMAGE + MASK + "</View>" * depth).mask.name == "mask"
+    assert read_config("<View>" * depth + IMAGE + MASK + "</View>" * depth).shapes[0].name == "mask"
 
 
 @given(st.text(st.sampled_from("<>/\"'= &;$!View Image BrushLabels Label name toName")))
@@ -218,7 +345,8 @@ def test_a_phrase_gets_the_label_that_it_names(phrase: str, label: str) -> None:
 
 
 def labelled(*labels: Label) -> LabelConfig:
-    return LabelConfig(ImageControl("image", "image"), MaskControl("mask", "brushlabels"), None, None, labels)
+    shape = ShapeControl("mask", "brushlabels", labels)
+    return LabelConfig(ImageControl("image", "image"), (shape,), None, None)
 
 
 @pytest.mark.parametrize(

@@ -12,13 +12,15 @@ import pytest
 from PIL import Image
 
 from backend.prelabelling.drawing import UNLABELLED, label_colours, paint
-from backend.prelabelling.predictions import asked_in, of_version
+from backend.prelabelling.predictions import asked_in, build, of_version
 from backend.prelabelling.preview import evenly
 from backend.prelabelling.progress import Progress
-from backend.prelabelling.questions import BadQuestions, from_ontology
+from backend.prelabelling.questions import BadQuestions, about_every_label, from_ontology
 from backend.prelabelling.summary import Summary
 from backend.prompts.request import Task
+from backend.prompts.tasks import BadTask
 from label_config import read_config
+from worker.jobs.contract import SegmentJob, SegmentResult, TargetResult
 from worker.jobs.masks import to_rle
 
 CONFIG = read_config(
@@ -124,3 +126,53 @@ def test_masks_are_filled_and_outlined() -> None:
     painted = np.asarray(paint(Image.new("RGB", (80, 60)), [(to_rle(mask), (0, 200, 0))]))
     assert tuple(painted[10, 40]) == (0, 200, 0) and tuple(painted[25, 40]) == (0, 90, 0)
     assert not painted[50:].any() and not painted[:, :15].any()
+
+
+FROM_TASK = read_config(
+    '<View><Image name="image" valueList="$pages"/>'
+    '<PolygonLabels name="outline" toName="image" value="$classes"/>'
+    '<TextArea name="answer" toName="image" editable="false" perItem="true"/></View>'
+)
+
+
+def test_every_label_of_the_task_is_asked_for() -> None:
+    questions_of = about_every_label(FROM_TASK)
+    data = {"pages": ["a.jpg"], "classes": [{"value": "Cup"}]}
+    assert questions_of(Task(id=1, data=data)) == {"Segment the cup in this image.": None}
+    with pytest.raises(BadTask, match="no labels to ask for"):
+        questions_of(Task(id=2, data={"pages": ["a.jpg"]}))
+
+
+def test_a_prediction_has_the_project_s_shapes_and_a_score_for_each_target() -> None:
+    apart = np.zeros((60, 80), bool)
+    apart[10:20, 10:20] = apart[40:50, 60:70] = True
+    whole = np.zeros((60, 80), bool)
+    whole[30:40, 10:20] = True
+    targets = tuple(
+        TargetResult(phrase="it", score=score, box=(0, 0, 1, 1), mask=to_rle(mask))
+        for mask, score in ((apart, 0.2), (whole, 0.8))
+    )
+    job = SegmentJob(image="a.jpg", prompt="the cups", task="1", project="1", priority="batch")
+    result = SegmentResult(
+        job_id="seg-1", answer="Two.", targets=targets, width=80, height=60, model_version="mini"
+    )
+    config = FROM_TASK.for_task(
+        {"pages": ["a.jpg", "b.jpg"], "classes": [{"value": "Cup"}, {"value": "Book"}]}
+    )
+    prediction = build([(job, result)], {"the cups": "Cup"}, config, 0.0)
+    *polygons, answer = prediction["result"]
+    assert [polygon["value"]["polygonlabels"] for polygon in polygons] == [["Cup"]] * 3
+    assert {item["item_index"] for item in (*polygons, answer)} == {0}
+    assert prediction["score"] == pytest.approx(0.5)
+    assert asked_in(prediction) == {"the cups": "Cup"}
+
+
+def test_labels_of_several_controls_keep_their_colours() -> None:
+    config = read_config(
+        '<View><Image name="image" value="$image"/>'
+        '<BrushLabels name="mask" toName="image"><Label value="Cup"/></BrushLabels>'
+        '<PolygonLabels name="outline" toName="image"><Label value="Cup" background="#00ff00"/>'
+        '<Label value="Book" background="blue"/></PolygonLabels></View>'
+    )
+    colours = label_colours(config)
+    assert colours["Cup"] == (0, 255, 0) and colours["Book"] == (0, 0, 255)

@@ -15,11 +15,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
+from backend.corrections.annotation import read_regions
 from backend.label_studio import brush_rle
-from backend.prompts.regions import answer_item, answer_text, build_results
+from backend.label_studio.polygons import from_polygon
+from backend.prompts.regions import answer_item, answer_text, build_prediction, build_results
+from backend.prompts.shapes import region_id, region_ids, without_speckles
 from label_config import LabelConfig, read_config
 from worker.jobs.contract import SegmentResult, TargetResult
-from worker.jobs.masks import to_rle
+from worker.jobs.masks import from_rle, to_rle
 
 RECORDED = json.loads((Path(__file__).parents[1] / "data" / "predict_response.json").read_text())
 SIZE = (48, 64)
@@ -111,6 +114,105 @@ def test_a_bitmask_region_is_black_on_transparent() -> None:
     rgba = np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
     assert head == "data:image/png;base64"
     assert np.array_equal(rgba[..., 3], mask * 255) and not rgba[..., :3].any()
+
+
+def shapes(*controls: str) -> LabelConfig:
+    return read_config(f'<View><Image name="image" value="$image"/>{"".join(controls)}</View>')
+
+
+def control(tag: str, *labels: str, name: str = "shape") -> str:
+    inside = "".join(f'<Label value="{label}"/>' for label in labels)
+    return f'<{tag} name="{name}" toName="image">{inside}</{tag}>'
+
+
+def test_a_rectangle_is_tight_around_the_mask() -> None:
+    (region,) = build_results(
+        segmented(("cup", square(9), 0.9)), shapes(control("RectangleLabels", "Cup")), "cup"
+    )
+    assert (region["type"], region["from_name"]) == ("rectanglelabels", "shape")
+    assert region["value"] == {
+        "x": 7.812,
+        "y": 6.25,
+        "width": 14.062,
+        "height": 18.75,
+        "rotation": 0,
+        "rectanglelabels": ["Cup"],
+    }
+
+
+def test_each_part_of_a_mask_is_a_polygon() -> None:
+    mask = square(9)
+    mask[20:40, 30:50] = True
+    large, small = build_results(
+        segmented(("cup", mask, 0.9)), shapes(control("PolygonLabels", "Cup", "Plate")), "cup"
+    )
+    assert large["type"] == "polygonlabels" and large["value"]["closed"] is True
+    assert large["value"]["polygonlabels"] == small["value"]["polygonlabels"] == ["Cup"]
+    both = from_polygon(large["value"]["points"], *SIZE) | from_polygon(small["value"]["points"], *SIZE)
+    assert (both == mask).all()
+    assert [region["meta"]["pixellm"]["part"] for region in (large, small)] == [0, 1]
+    assert {region["meta"]["pixellm"]["parts"] for region in (large, small)} == {2}
+    assert large["id"] != small["id"] and {large["id"], small["id"]} <= set(region_ids("seg-1", 0))
+
+
+def test_the_score_counts_targets_and_not_polygons() -> None:
+    two = square(9)
+    two[20:40, 30:50] = True
+    result = segmented(("cup", two, 0.9), ("plate", square(9), 0.5))
+    prediction = build_prediction(result, shapes(control("PolygonLabels", "Cup", "Plate")), "all")
+    assert len(prediction["result"]) == 3 and prediction["score"] == pytest.approx(0.7)
+
+
+def test_the_label_decides_about_the_control() -> None:
+    config = shapes(
+        control("RectangleLabels", "Sign", "Cup", name="box"),
+        control("BrushLabels", "Cup", name="first"),
+        control("BrushLabels", "Plate", name="second"),
+    )
+    result = segmented(
+        ("a sign", square(9), 0.9),
+        ("cup", square(9), 0.9),
+        ("plate", square(9), 0.9),
+        ("ufo", square(9), 0.9),
+    )
+    regions = build_results(result, config, "all")
+    assert [region["from_name"] for region in regions] == ["box", "first", "second", "first"]
+    assert regions[0]["id"] != region_id("seg-1", 0) and regions[1]["id"] == region_id("seg-1", 1)
+
+
+@pytest.mark.parametrize(
+    ("tag", "kind"), [("Brush", "brush"), ("Bitmask", "bitmask"), ("Polygon", "polygon")]
+)
+def test_the_label_of_a_drawing_control_is_an_item_of_its_own(tag: str, kind: str) -> None:
+    config = shapes(f'<{tag} name="draw" toName="image"/>', control("Labels", "Cup", "Plate", name="classes"))
+    result = segmented(("cup", square(9), 0.9), ("ufo", square(9), 0.9))
+    shape, label, unlabelled = build_results(result, config, "all")
+    assert (shape["type"], shape["from_name"]) == (kind, "draw") and "labels" not in shape["value"]
+    assert (label["type"], label["from_name"]) == ("labels", "classes")
+    assert label["value"] == {"labels": ["Cup"]}
+    assert label["id"] == shape["id"] != unlabelled["id"]
+    read, other = read_regions([shape, label, unlabelled], config)
+    assert (read.label, other.label) == ("Cup", None) and (read.mask == square(9)).all()
+
+
+def test_regions_say_which_of_several_images_they_are_on() -> None:
+    config = read_config(
+        '<View><Image name="image" valueList="$pages"/>'
+        '<TextArea name="answer" toName="image" perItem="true"/>'
+        f"{control('BrushLabels', 'Cup')}</View>"
+    ).for_task({"pages": ["a", "b"]}, 1)
+    *_, region, answer = build_prediction(segmented(("cup", square(9), 0.9)), config, "cup")["result"]
+    assert region["item_index"] == answer["item_index"] == 1
+
+
+def test_speckles_and_pinholes_are_removed_where_that_is_set() -> None:
+    mask = square(20)
+    mask[8, 8], mask[40, 60] = False, True
+    result = segmented(("cup", mask, 0.9), ("plate", square(1), 0.9))
+    assert without_speckles(result, 0) is result
+    cup, plate = without_speckles(result, 2 / mask.size).targets
+    assert (from_rle(cup.mask) == square(20)).all() and cup.box == (5, 3, 25, 23)
+    assert not from_rle(plate.mask).any()
 
 
 def test_ids_are_those_of_job_and_target() -> None:
