@@ -1,1 +1,1 @@
-"""Refinement of a mask by points and boxes: interactive segmentation on the frozen towers' features."""
+"""Interactive segmentation on the frozen towers' features: clicks and boxes correct a mask."""

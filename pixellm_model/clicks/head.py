@@ -1,10 +1,10 @@
 """The click head: a small convolutional network that turns clicks, a box and a current mask into a mask.
 
-It reads the frozen towers' features. What depends on the photo alone (`embed`) is computed once a photo;
-what depends on the clicks (`forward`) is a small U-Net at strides 8 to 32 with a last step at stride 2.
-Besides the usual maps of clicks, box and mask (Sofiiuk et al., "Reviving iterative training with mask
-guidance", 2022), it is given how much each place looks like the places clicked on, and what the training-free
-method proposes, to which it adds.
+It reads the frozen towers' features. What depends on the photo alone (`ClickHead.embed`) is computed once
+per photo; what depends on the clicks (`ClickHead.forward`) is a small U-Net at strides 8 to 32 with a last
+step at stride 2. Its input maps are those of clicks, box and mask (Sofiiuk et al., "Reviving iterative
+training with mask guidance", 2022), the similarity of each cell to the clicked ones, and the scores of the
+training-free method, to which its own output is added.
 """
 
 from __future__ import annotations
@@ -20,24 +20,30 @@ from safetensors.torch import save_file
 from torch import nn
 
 from pixellm_model.clicks.features import TowerMaps
-from pixellm_model.clicks.wanted import MASK_STRIDE
+from pixellm_model.clicks.prompt import MASK_STRIDE
 from pixellm_model.errors import CheckpointError
 
-FILE = "click_head.safetensors"
-COARSE, FINE = 8, 4  # strides of the maps that `embed` gives
-REACH = 5.0  # cells of the coarse map over which a click is felt
-LEVELS = (48, 64, 96)  # channels at strides 8, 16, 32
-FINE_CHANNELS, LAST_CHANNELS, METRIC = 16, 24, 32
+CLICK_HEAD_FILE = "click_head.safetensors"
+COARSE_STRIDE, FINE_STRIDE = 8, 4  # of the maps that `ClickHead.embed` returns
+CLICK_DECAY = 5.0  # cells of the coarse map in which a click's proximity map falls by the factor e
+COARSE_DISK, FINE_DISK = 1.5, 2.0  # radius of a click's disk, in cells
+LEVEL_CHANNELS = (48, 64, 96)  # at strides 8, 16, 32
+FINE_CHANNELS, LAST_CHANNELS = 16, 24  # at stride 4: before and in the last step
+METRIC_CHANNELS = 32
 
 
 @dataclass(frozen=True)
-class Prompts:
-    """What B users want of their photos, on the padded square of S pixels.
+class PromptBatch:
+    """The prompts of B objects, on the padded square of S pixels.
 
-    `points` (B, K, 2) holds x and y in pixels, `signs` (B, K) 1 for a positive, -1 for a negative click and
-    0 for none; `mask` (B, S/2, S/2) is the current mask as 0 and 1, `has_mask` (B,) whether there is one;
-    `box` (B, 4) is x0, y0, x1, y1 in pixels, `has_box` (B,) whether there is one; `belief` (B, S/8, S/8) is
-    what the training-free method makes of it.
+    Attributes:
+        points: (B, K, 2), x and y of the clicks in pixels.
+        signs: (B, K), 1 for a positive click, -1 for a negative one, 0 for padding.
+        mask: (B, S/2, S/2), the current mask as 0 and 1.
+        has_mask: (B,) bool, whether there is a current mask.
+        box: (B, 4), edges x0, y0, x1, y1 in pixels.
+        has_box: (B,) bool, whether there is a box.
+        kernel_scores: (B, S/8, S/8), `KernelRefiner.scores` of the same prompts.
     """
 
     points: torch.Tensor
@@ -46,14 +52,17 @@ class Prompts:
     has_mask: torch.Tensor
     box: torch.Tensor
     has_box: torch.Tensor
-    belief: torch.Tensor
+    kernel_scores: torch.Tensor
 
 
 @dataclass(frozen=True)
-class Embedded:
-    """What `ClickHead.embed` makes of B photos: the photos' share of the first layer's output at stride 8,
-    `coarse` (B, C, S/8, S/8), and at stride 4, `fine` (B, c, S/4, S/4); and unit vectors `metric`
-    (B, d, S/8, S/8), alike where the photo is of one thing.
+class PhotoEmbedding:
+    """What the click head computes of B photos, before any click.
+
+    Attributes:
+        coarse: The photos' share of the first layer's output at stride 8, (B, C, S/8, S/8).
+        fine: The same at stride 4, (B, c, S/4, S/4).
+        metric: Unit vectors (B, d, S/8, S/8), similar where cells show the same object.
     """
 
     coarse: torch.Tensor
@@ -62,15 +71,16 @@ class Embedded:
 
     @property
     def nbytes(self) -> int:
+        """Size in memory."""
         return self.coarse.nbytes + self.fine.nbytes + self.metric.nbytes
 
-    def repeated(self, times: int) -> Embedded:
-        """Each photo `times` times, one after the other."""
-        return Embedded(*(m.repeat_interleave(times, 0) for m in (self.coarse, self.fine, self.metric)))
+    def repeated(self, times: int) -> PhotoEmbedding:
+        """Each photo `times` times in a row, for several objects of it."""
+        return PhotoEmbedding(*(m.repeat_interleave(times, 0) for m in (self.coarse, self.fine, self.metric)))
 
 
-class Block(nn.Module):
-    """Two 3x3 convolutions around which the input is added; at first they add nothing."""
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with a skip connection, initialised as the identity."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -80,41 +90,55 @@ class Block(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, channels, h, w) -> the same shape."""
         return F.relu(x + self.second(self.first(x)))
 
 
 class ClickHead(nn.Module):
-    """`deep` counts the channels of the first tower's layers together with the second tower's at stride 32,
-    `middle`, `shallow` and `edges` those of the second tower at strides 16, 8 and 4.
+    """The network. It has no normalisation layers: its input is normalised, and blocks start as the identity.
 
-    There is no normalisation inside: the features come normalised, and blocks start as the identity.
+    Args:
+        deep: Channels of the first tower's layers and of the second tower at stride 32, together.
+        middle: Channels of the second tower at stride 16.
+        shallow: Channels of the second tower at stride 8.
+        edges: Channels of the second tower at stride 4.
+
+    Attributes:
+        widths: The arguments by name, which are saved with the weights.
     """
 
     def __init__(self, deep: int, middle: int, shallow: int, edges: int):
         super().__init__()
         self.widths = {"deep": deep, "middle": middle, "shallow": shallow, "edges": edges}
-        c8, c16, c32 = LEVELS
-        self.deep = nn.Sequential(_conv(deep, c32, 1), Block(c32), nn.Conv2d(c32, c16, 1))
+        c8, c16, c32 = LEVEL_CHANNELS
+        self.deep = nn.Sequential(_conv(deep, c32, 1), ResidualBlock(c32), nn.Conv2d(c32, c16, 1))
         self.middle, self.middle_block = nn.Conv2d(middle, c16, 1), _conv(c16, c8)
-        self.shallow, self.shallow_block = nn.Conv2d(shallow, c8, 1), Block(c8)
+        self.shallow, self.shallow_block = nn.Conv2d(shallow, c8, 1), ResidualBlock(c8)
         self.edges = nn.Conv2d(edges, FINE_CHANNELS, 1)
         self.colours = _conv3(12, FINE_CHANNELS)
-        self.metric = nn.Conv2d(c8, METRIC, 1)
-        self.enter_photo, self.enter_maps = _conv3(c8, c8), _conv3(len(_COARSE), c8)
-        self.to16, self.down16 = _conv(c8, c16, stride=2), Block(c16)
-        self.to32, self.down32 = _conv(c16, c32, stride=2), Block(c32)
+        self.metric = nn.Conv2d(c8, METRIC_CHANNELS, 1)
+        self.enter_photo, self.enter_maps = _conv3(c8, c8), _conv3(len(_COARSE_MAPS), c8)
+        self.to16, self.down16 = _conv(c8, c16, stride=2), ResidualBlock(c16)
+        self.to32, self.down32 = _conv(c16, c32, stride=2), ResidualBlock(c32)
         self.whole = nn.Linear(c32, c32)
-        self.up16, self.block16 = _conv(c32 + c16, c16, 1), Block(c16)
-        self.up8, self.block8 = _conv(c16 + c8, c8, 1), Block(c8)
+        self.up16, self.block16 = _conv(c32 + c16, c16, 1), ResidualBlock(c16)
+        self.up8, self.block8 = _conv(c16 + c8, c8, 1), ResidualBlock(c8)
         self.to_fine = _conv3(c8, 4 * FINE_CHANNELS)
         self.fine_photo, self.fine_maps, self.fine = (
-            _conv3(channels, LAST_CHANNELS) for channels in (FINE_CHANNELS, len(_FINE), FINE_CHANNELS)
+            _conv3(channels, LAST_CHANNELS) for channels in (FINE_CHANNELS, len(_FINE_MAPS), FINE_CHANNELS)
         )
         self.last = _conv3(LAST_CHANNELS, 4)
         self.gain = nn.Parameter(torch.ones(()))
 
-    def embed(self, maps: list[TowerMaps]) -> Embedded:
-        """What depends on the photos alone."""
+    def embed(self, maps: list[TowerMaps]) -> PhotoEmbedding:
+        """Compute what depends on the photos alone.
+
+        Args:
+            maps: The features of B photos, on squares of the same size.
+
+        Returns:
+            Their embedding.
+        """
         size = maps[0].size
         deep = torch.stack([torch.cat([m.first, m.second[32]]) for m in maps])
         x = F.interpolate(self.deep(deep), scale_factor=2.0, mode="bilinear")
@@ -123,31 +147,49 @@ class ClickHead(nn.Module):
         x = self.shallow_block(F.relu(x + self.shallow(torch.stack([m.second[8] for m in maps]))))
         colours = F.pixel_unshuffle(torch.stack([m.pixels for m in maps]) - 0.5, 2)
         fine = F.relu(self.edges(torch.stack([m.second[4] for m in maps])) + self.colours(colours))
-        assert x.shape[-1] == size // COARSE
+        assert x.shape[-1] == size // COARSE_STRIDE
         metric = F.normalize(self.metric(x).float(), dim=1)
-        return Embedded(self.enter_photo(x), self.fine_photo(fine), metric)
+        return PhotoEmbedding(self.enter_photo(x), self.fine_photo(fine), metric)
 
-    def forward(self, embedded: Embedded, prompts: Prompts) -> torch.Tensor:
-        """Logits (B, S/2, S/2) of the masks that are wanted."""
-        x8 = F.relu(embedded.coarse + self.enter_maps(_coarse_maps(embedded, prompts)))
+    def forward(self, embedding: PhotoEmbedding, prompts: PromptBatch) -> torch.Tensor:
+        """Predict the masks of B objects.
+
+        Args:
+            embedding: The embedding of each object's photo.
+            prompts: Clicks, box and current mask of each object.
+
+        Returns:
+            Logits (B, S/2, S/2) float32.
+        """
+        x8 = F.relu(embedding.coarse + self.enter_maps(_coarse_maps(embedding, prompts)))
         x16 = self.down16(self.to16(x8))
         x32 = self.down32(self.to32(x16))
         x32 = x32 + self.whole(x32.mean((2, 3)))[:, :, None, None]
         x = self.block16(self.up16(torch.cat([F.interpolate(x32, scale_factor=2.0), x16], 1)))
         x = self.block8(self.up8(torch.cat([F.interpolate(x, scale_factor=2.0), x8], 1)))
         x = F.relu(F.pixel_shuffle(self.to_fine(x), 2))
-        x = F.relu(embedded.fine + self.fine(x) + self.fine_maps(_fine_maps(prompts, x.shape[-1])))
-        proposed = F.interpolate(prompts.belief[:, None], scale_factor=4.0, mode="bilinear")[:, 0]
-        return F.pixel_shuffle(self.last(x), 2)[:, 0].float() + self.gain * proposed
+        x = F.relu(embedding.fine + self.fine(x) + self.fine_maps(_fine_maps(prompts, x.shape[-1])))
+        scores = F.interpolate(prompts.kernel_scores[:, None], scale_factor=4.0, mode="bilinear")[:, 0]
+        return F.pixel_shuffle(self.last(x), 2)[:, 0].float() + self.gain * scores
 
     def save(self, path: Path) -> None:
-        """Write the weights in half precision."""
+        """Write the weights in half precision, in safetensors format."""
         weights = {key: value.detach().cpu().half().contiguous() for key, value in self.state_dict().items()}
         save_file(weights, path, metadata={"format": "pt", "widths": json.dumps(self.widths)})
 
     @classmethod
     def load(cls, path: Path) -> ClickHead:
-        """Read what `save` wrote. Raises CheckpointError when the file is no click head."""
+        """Read a head that `save` wrote.
+
+        Args:
+            path: The safetensors file.
+
+        Returns:
+            The head in float32, frozen and in evaluation mode.
+
+        Raises:
+            CheckpointError: The file is not a click head.
+        """
         try:
             with safe_open(path, framework="pt") as file:
                 head = cls(**json.loads(file.metadata()["widths"]))
@@ -157,57 +199,60 @@ class ClickHead(nn.Module):
         return head.eval().requires_grad_(False)
 
 
-# The maps that tell the network of clicks, box and mask; each function stacks them in this order.
-_COARSE = (
+# The input maps, in the order in which the functions below stack them.
+_COARSE_MAPS = (
     *("positive", "negative", "near positive", "near negative", "like positive", "like negative"),
-    *("mask", "like mask", "has mask", "box", "has box", "belief"),
+    *("mask", "like mask", "has mask", "box", "has box", "kernel scores"),
 )
-_FINE = ("positive", "negative", "mask", "box")
+_FINE_MAPS = ("positive", "negative", "mask", "box")
 
 
-def _coarse_maps(embedded: Embedded, prompts: Prompts) -> torch.Tensor:
-    metric = embedded.metric
+def _coarse_maps(embedding: PhotoEmbedding, prompts: PromptBatch) -> torch.Tensor:
+    """The maps at stride 8: (B, 12, S/8, S/8)."""
+    metric = embedding.metric
     side = metric.shape[-1]
-    cells = prompts.points / COARSE  # (B, K, 2)
+    cells = prompts.points / COARSE_STRIDE  # (B, K, 2)
     distance = _distances(cells, side)  # (B, K, s, s)
     index = cells.long().clamp(0, side - 1)
-    flat = (index[..., 1] * side + index[..., 0])[:, None].expand(-1, metric.shape[1], -1)
-    clicked = metric.flatten(2).gather(2, flat)  # (B, d, K)
-    alike = torch.einsum("bdk,bdhw->bkhw", clicked, metric)
-    mask = F.avg_pool2d(prompts.mask[:, None], COARSE // MASK_STRIDE)
-    inside = (metric * mask).sum((2, 3), keepdim=True)
-    maps = []
+    flat_index = (index[..., 1] * side + index[..., 0])[:, None].expand(-1, metric.shape[1], -1)
+    clicked = metric.flatten(2).gather(2, flat_index)  # (B, d, K)
+    similarity = torch.einsum("bdk,bdhw->bkhw", clicked, metric)
+    disks, proximity, likeness = [], [], []
     for sign in (1, -1):
-        mine = (prompts.signs == sign)[:, :, None, None]
-        maps.append(torch.where(mine, distance < 1.5, False).any(1).float())
-        maps.append(torch.where(mine, torch.exp(-distance / REACH), 0).amax(1))
-        maps.append(torch.where(mine, alike, -1).amax(1))
+        same_sign = (prompts.signs == sign)[:, :, None, None]
+        disks.append(torch.where(same_sign, distance < COARSE_DISK, False).any(1).float())
+        proximity.append(torch.where(same_sign, torch.exp(-distance / CLICK_DECAY), 0).amax(1))
+        likeness.append(torch.where(same_sign, similarity, -1).amax(1))
+    mask = F.avg_pool2d(prompts.mask[:, None], COARSE_STRIDE // MASK_STRIDE)
+    mask_vector = F.normalize((metric * mask).sum((2, 3), keepdim=True), dim=1)
+    mask_likeness = (mask_vector * metric).sum(1)
     has_mask, has_box = (
         flag.float()[:, None, None].expand(-1, side, side) for flag in (prompts.has_mask, prompts.has_box)
     )
-    like_mask = (F.normalize(inside, dim=1) * metric).sum(1)
-    ordered = [maps[0], maps[3], maps[1], maps[4], maps[2], maps[5], mask[:, 0], like_mask, has_mask]
-    return torch.stack([*ordered, _box_map(prompts, side, COARSE), has_box, prompts.belief], 1)
+    box = _box_map(prompts, side, COARSE_STRIDE)
+    maps = [*disks, *proximity, *likeness, mask[:, 0], mask_likeness, has_mask, box, has_box]
+    return torch.stack([*maps, prompts.kernel_scores], 1)
 
 
-def _fine_maps(prompts: Prompts, side: int) -> torch.Tensor:
-    distance = _distances(prompts.points / FINE, side)
-    near = [
-        torch.where((prompts.signs == sign)[:, :, None, None], distance < 2.0, False).any(1).float()
+def _fine_maps(prompts: PromptBatch, side: int) -> torch.Tensor:
+    """The maps at stride 4: (B, 4, S/4, S/4)."""
+    distance = _distances(prompts.points / FINE_STRIDE, side)
+    disks = [
+        torch.where((prompts.signs == sign)[:, :, None, None], distance < FINE_DISK, False).any(1).float()
         for sign in (1, -1)
     ]
-    mask = F.avg_pool2d(prompts.mask[:, None], FINE // MASK_STRIDE)[:, 0]
-    return torch.stack([*near, mask, _box_map(prompts, side, FINE)], 1)
+    mask = F.avg_pool2d(prompts.mask[:, None], FINE_STRIDE // MASK_STRIDE)[:, 0]
+    return torch.stack([*disks, mask, _box_map(prompts, side, FINE_STRIDE)], 1)
 
 
-def _distances(cells: torch.Tensor, side: int) -> torch.Tensor:
-    """From each of (B, K, 2) places to the cells' centres: (B, K, side, side)."""
-    centres = torch.arange(side, device=cells.device) + 0.5
-    dx, dy = centres - cells[..., :1], centres - cells[..., 1:]  # (B, K, side)
+def _distances(points: torch.Tensor, side: int) -> torch.Tensor:
+    """Distances from each of (B, K, 2) points to the cells' centres, in cells: (B, K, side, side)."""
+    centres = torch.arange(side, device=points.device) + 0.5
+    dx, dy = centres - points[..., :1], centres - points[..., 1:]  # (B, K, side)
     return (dx[:, :, None, :] ** 2 + dy[:, :, :, None] ** 2).sqrt()
 
 
-def _box_map(prompts: Prompts, side: int, stride: int) -> torch.Tensor:
+def _box_map(prompts: PromptBatch, side: int, stride: int) -> torch.Tensor:
     """1 inside each box, 0 elsewhere: (B, side, side)."""
     centres = (torch.arange(side, device=prompts.box.device) + 0.5) * stride
     x0, y0, x1, y1 = (prompts.box[:, k : k + 1] for k in range(4))
@@ -215,9 +260,9 @@ def _box_map(prompts: Prompts, side: int, stride: int) -> torch.Tensor:
     return (rows[:, :, None] & columns[:, None, :] & prompts.has_box[:, None, None]).float()
 
 
-def _conv(into: int, out: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(into, out, kernel, stride, kernel // 2), nn.ReLU())
+def _conv(in_channels: int, out_channels: int, kernel: int = 3, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2), nn.ReLU())
 
 
-def _conv3(into: int, out: int) -> nn.Conv2d:
-    return nn.Conv2d(into, out, 3, padding=1)
+def _conv3(in_channels: int, out_channels: int) -> nn.Conv2d:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1)

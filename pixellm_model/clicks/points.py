@@ -1,4 +1,4 @@
-"""What an annotator points at: clicks, and a box, in pixels of the photo."""
+"""Clicks and boxes in pixels of the photo, and the checks of what a caller passes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,20 @@ from dataclasses import dataclass
 import numpy as np
 
 from pixellm_model.errors import ClickError
+from pixellm_model.samples import Mask
 
-Box = tuple[float, float, float, float]
+Box = tuple[float, float, float, float]  # x0, y0, x1, y1
+PixelBox = tuple[int, int, int, int]  # the same in whole pixels, end exclusive
 
 
 @dataclass(frozen=True)
 class Click:
-    """A point of the photo, `x` pixels from its left and `y` from its top edge, that lies on the object
-    (`positive`) or off it. Fractions of a pixel are dropped.
+    """A point of the photo that lies on the object or off it. Fractions of a pixel are dropped.
+
+    Attributes:
+        x: Pixels from the photo's left edge.
+        y: Pixels from its top edge.
+        positive: Whether the point belongs to the object.
     """
 
     x: float
@@ -28,10 +34,19 @@ class Click:
         return int(self.y), int(self.x)
 
 
-def checked_clicks(clicks: Sequence[Click], shape: tuple[int, int], box: Box | None) -> list[Click]:
-    """The clicks, of several on one pixel the latest.
+def validate_clicks(clicks: Sequence[Click], shape: tuple[int, int], box: PixelBox | None) -> list[Click]:
+    """Check clicks against the photo and the box.
 
-    Raises ClickError when one lies outside a photo of `shape` (height, width) or is positive outside the box.
+    Args:
+        clicks: The clicks, in the order they were made.
+        shape: Height and width of the photo in pixels.
+        box: The box, or None.
+
+    Returns:
+        The clicks; of several on one pixel the latest.
+
+    Raises:
+        ClickError: A click lies outside the photo, or a positive one outside the box.
     """
     height, width = shape
     latest: dict[tuple[int, int], Click] = {}
@@ -46,30 +61,46 @@ def checked_clicks(clicks: Sequence[Click], shape: tuple[int, int], box: Box | N
     return list(latest.values())
 
 
-def checked_box(box: Sequence[float] | None, shape: tuple[int, int]) -> tuple[int, int, int, int] | None:
-    """A box as whole pixels x0, y0, x1, y1, end exclusive, cut off at the photo's edges.
+def validate_box(box: Sequence[float] | None, shape: tuple[int, int]) -> PixelBox | None:
+    """Round a box outwards to whole pixels and clip it to the photo.
 
-    Raises ClickError when nothing of the photo is in it.
+    Args:
+        box: Edges x0, y0, x1, y1 in pixels, or None.
+        shape: Height and width of the photo in pixels.
+
+    Returns:
+        The box, or None if there is none.
+
+    Raises:
+        ClickError: The box does not overlap the photo.
     """
     if box is None:
         return None
     height, width = shape
     x0, y0, x1, y1 = box
-    found = (
+    clipped = (
         max(0, int(np.floor(x0))),
         max(0, int(np.floor(y0))),
         min(width, int(np.ceil(x1))),
         min(height, int(np.ceil(y1))),
     )
-    if not (found[0] < found[2] and found[1] < found[3]):
+    if not (clipped[0] < clipped[2] and clipped[1] < clipped[3]):
         raise ClickError(f"The box {tuple(box)} holds nothing of the photo of {width} x {height} pixels.")
-    return found
+    return clipped
 
 
-def checked_mask(mask: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray | None:
-    """The current mask as bool; None for an empty one.
+def validate_mask(mask: Mask | None, shape: tuple[int, int]) -> Mask | None:
+    """Check the current mask against the photo.
 
-    Raises ClickError when its size is not the photo's.
+    Args:
+        mask: The current mask (H, W), or None.
+        shape: Height and width of the photo in pixels.
+
+    Returns:
+        The mask; None if there is none or it is empty.
+
+    Raises:
+        ClickError: The mask's size is not the photo's.
     """
     if mask is None:
         return None
@@ -80,6 +111,6 @@ def checked_mask(mask: np.ndarray | None, shape: tuple[int, int]) -> np.ndarray 
     return mask if mask.any() else None
 
 
-def _in_box(click: Click, box: Box) -> bool:
+def _in_box(click: Click, box: PixelBox) -> bool:
     row, column = click.pixel
     return box[0] <= column < box[2] and box[1] <= row < box[3]

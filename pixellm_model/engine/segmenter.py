@@ -24,11 +24,13 @@ from pixellm_model.engine.answers import (
     with_notes,
 )
 from pixellm_model.engine.drafts import Drafts
-from pixellm_model.engine.generate import DecodeRequest, Generation, generate, prefill, split_prompt
+from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
 from pixellm_model.engine.masks import draw_targets, finish_mask
 from pixellm_model.engine.phrases import name_targets
+from pixellm_model.engine.precision import resolve_precision
 from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
+from pixellm_model.engine.prefixes import find_prefixes
 from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
 from pixellm_model.engine.stopwatch import Stopwatch
@@ -43,7 +45,6 @@ from pixellm_model.samples import Mask
 from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parents[1] / "mini"
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 MAX_NEW_TOKENS = 512
 CACHE_BYTES = 512 * 2**20  # bound of the cache that a segmenter makes for itself
 
@@ -55,11 +56,13 @@ class Segmenter:
     own tokens. Segmenters may share one cache: entries are keyed by image and version.
 
     Attributes:
-        model: the model.
-        tokenizer: its tokenizer.
-        version: name of the weights, such as "pixellm-mini-1a2b3c4d" or "pixellm-mini-1a2b3c4d+adapter".
-        cache: the cached image prefixes.
-        fingerprint: the base checkpoint's fingerprint, which its adapters name.
+        model: The model.
+        tokenizer: Its tokenizer.
+        version: Name of the weights, such as "pixellm-mini-1a2b3c4d" or "pixellm-mini-1a2b3c4d+adapter".
+        cache: The cached image prefixes.
+        fingerprint: The base checkpoint's fingerprint, which its adapters name.
+        vocabulary: What the model was taught to name, by which prompts are reworded; None for any words.
+        refiner: Answers `refine`.
     """
 
     def __init__(
@@ -95,30 +98,24 @@ class Segmenter:
         """Load a checkpoint folder of the published or the self-contained layout.
 
         Args:
-            path: the folder; None for the shipped pixellm-mini.
+            path: The folder; None for the shipped pixellm-mini.
             device: "cpu", "cuda", "cuda:1" ...; "auto" is a GPU if there is one.
             dtype: "float32", "bfloat16" or "float16"; "auto" is bfloat16 on a GPU and float32 on a CPU;
                 "int8" is as "auto", with the matrices of tower and language model in 8 bits (needs
                 bitsandbytes).
-            vision_tower: folder of the CLIP tower, for a published checkpoint whose config.json names a tower
+            vision_tower: Folder of the CLIP tower, for a published checkpoint whose config.json names a tower
                 that is not a local folder.
-            cache: a cache to share with other segmenters; None makes one of CACHE_BYTES.
+            cache: A cache to share with other segmenters; None makes one of CACHE_BYTES.
 
         Returns:
             The segmenter, ready to use.
 
         Raises:
-            CheckpointError: the folder is not a usable PixelLM.
-            ValueError: unknown dtype, no GPU for a "cuda" device, or bitsandbytes is missing.
+            CheckpointError: The folder is not a usable PixelLM.
+            ValueError: Unknown dtype, no GPU for a "cuda" device, or bitsandbytes is missing.
         """
         folder = Path(path) if path is not None else MINI
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ValueError(f"Device {device!r} was asked for, but torch sees no GPU; use 'cpu' or 'auto'.")
-        if dtype not in ("auto", "int8", *DTYPES):
-            raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}, int8.")
-        torch_dtype = DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)
+        device, torch_dtype = resolve_precision(device, dtype)
         model, tokenizer = checkpoint.load(folder, vision_tower, device, torch_dtype)
         fingerprint = checkpoint.fingerprint(folder)
         version = f"{Path(model.config.name).name}-{fingerprint}"
@@ -146,14 +143,14 @@ class Segmenter:
         It shares this one's cache, and all weights but the adapter's. This one is not changed.
 
         Args:
-            folder: the adapter's folder.
-            name: name in the version, which is `<this version>+<name>`; the folder's name by default.
+            folder: The adapter's folder.
+            name: Name in the version, which is `<this version>+<name>`; the folder's name by default.
 
         Returns:
             The second segmenter.
 
         Raises:
-            CheckpointError: the folder is not an adapter, or one of another base.
+            CheckpointError: The folder is not an adapter, or one of another base.
         """
         from pixellm_model import adapter
 
@@ -167,11 +164,11 @@ class Segmenter:
         """Write the model and its tokenizer in the self-contained layout.
 
         Args:
-            path: the folder; created if missing.
-            int8: store the matrices of tower and language model in 8 bits, the rest in float16.
+            path: The folder; created if missing.
+            int8: Store the matrices of tower and language model in 8 bits, the rest in float16.
 
         Raises:
-            ValueError: the weights in memory are rounded to 8 bits (`dtype="int8"`).
+            ValueError: The weights in memory are rounded to 8 bits (`dtype="int8"`).
         """
         if self.version.endswith("-int8"):
             raise ValueError("Weights rounded to 8 bits are not saved; load them in full precision.")
@@ -187,16 +184,16 @@ class Segmenter:
         """Answer one prompt about an image.
 
         Args:
-            image: a PIL image in any mode, or one that `prepare` made.
-            prompt: what to segment.
-            history: earlier (prompt, answer) turns about the same image, oldest first.
-            max_new_tokens: limit of the answer's length in tokens.
+            image: A PIL image in any mode, or one that `prepare` made.
+            prompt: What to segment.
+            history: Earlier (prompt, answer) turns about the same image, oldest first.
+            max_new_tokens: Limit of the answer's length in tokens.
 
         Returns:
             The answer with its masks, at the image's own size.
 
         Raises:
-            PromptError: the prompt is empty, or with its history too long for the model.
+            PromptError: The prompt is empty, or with its history too long for the model.
             TypeError: `image` is neither.
         """
         (answer,) = self.segment_batch([Request(image, prompt, history)], max_new_tokens)
@@ -212,15 +209,15 @@ class Segmenter:
         The answers are those of `segment`, up to rounding.
 
         Args:
-            requests: images with prompts and histories, as `segment` takes them.
-            max_new_tokens: limit of each answer's length in tokens.
+            requests: Images with prompts and histories, as `segment` takes them.
+            max_new_tokens: Limit of each answer's length in tokens.
 
         Returns:
             One entry per request, in their order: a Segmentation, or the PromptError that `segment` would
             raise.
 
         Raises:
-            TypeError: an image is neither a PIL image nor a prepared one.
+            TypeError: An image is neither a PIL image nor a prepared one.
         """
         answers: dict[int, Segmentation | PromptError] = {}
         prompts: dict[int, EncodedPrompt] = {}
@@ -250,22 +247,22 @@ class Segmenter:
         mask: Mask | None = None,
         box: Sequence[float] | None = None,
     ) -> Target:
-        """Correct the mask of one object, or begin one, by what an annotator points at.
+        """Correct the mask of one object, or begin one, from clicks or a box.
 
         The first call on an image runs the towers, unless `warm_clicks` has.
 
         Args:
-            image: a PIL image, or one that `prepare` made.
-            clicks: all clicks on this object so far, in pixels of the photo; of several on one pixel the
+            image: A PIL image, or one that `prepare` made.
+            clicks: All clicks on this object so far, in pixels of the photo; of several on one pixel the
                 latest counts.
-            mask: the current mask, (H, W) bool; it changes only in connected parts that a click calls wrong.
-            box: x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
+            mask: The current mask, (H, W) bool; it changes only in connected parts that a click calls wrong.
+            box: Edges x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
 
         Returns:
             The object, its phrase empty. Every positive click lies in its mask, no negative one does.
 
         Raises:
-            ClickError: there is neither a click nor a box, a click lies outside the photo, a positive one
+            ClickError: There is neither a click nor a box, a click lies outside the photo, a positive one
                 outside the box, or the mask has another size.
         """
         prepared = self._prepared(image)
@@ -274,7 +271,14 @@ class Segmenter:
         return Target("", refined, score, mask_box(refined))
 
     def warm_clicks(self, image: Image.Image | Picture) -> None:
-        """Compute and cache what `refine` needs of an image, before the first click."""
+        """Compute and cache what `refine` needs of an image, before the first click.
+
+        Args:
+            image: A PIL image, or one that `prepare` made.
+
+        Raises:
+            TypeError: `image` is neither.
+        """
         prepared = self._prepared(image)
         self.refiner.warm(prepared, image_key(prepared, self.fingerprint or self.version))
 
@@ -284,15 +288,15 @@ class Segmenter:
         For evaluation only: `segment_batch` never holds them whole in memory.
 
         Args:
-            request: image, prompt and history.
-            max_new_tokens: limit of the answer's length in tokens.
+            request: Image, prompt and history.
+            max_new_tokens: Limit of the answer's length in tokens.
 
         Returns:
             One (H, W) array per target, at the photo's size.
 
         Raises:
-            PromptError: as `segment`.
-            TypeError: as `segment`.
+            PromptError: As `segment`.
+            TypeError: As `segment`.
         """
         prompt = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
         with self._lock, torch.inference_mode():
@@ -307,7 +311,7 @@ class Segmenter:
         """Resize and normalise an image once, for any number of prompts.
 
         Args:
-            image: a PIL image in any mode.
+            image: A PIL image in any mode.
 
         Returns:
             What the model needs of it, a few megabytes however large the photo is. `segment`, `segment_batch`
@@ -319,7 +323,7 @@ class Segmenter:
         """Compute and cache what depends on the image alone, before the first prompt.
 
         Args:
-            image: a PIL image, or one that `prepare` made.
+            image: A PIL image, or one that `prepare` made.
 
         Raises:
             TypeError: `image` is neither.
@@ -390,17 +394,4 @@ class Segmenter:
         return generations, runs, draw_targets(self.model, self.tokenizer.codebook, states, prefixes)
 
     def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
-        """The prefix of each image; those not in the cache are computed, each once."""
-        keys = [image_key(image, self.version) for image in images]
-        prefixes = {key: prefix for key in dict.fromkeys(keys) if (prefix := self.cache.get(key)) is not None}
-        missing = {key: image for key, image in zip(keys, images, strict=True) if key not in prefixes}
-        # A batch fills a GPU; on a CPU it only exceeds the processor's caches.
-        batches = (
-            [list(missing)] if missing and self.model.device.type == "cuda" else [[key] for key in missing]
-        )
-        for batch in batches:
-            features = self.model.encode_image([missing[key] for key in batch])
-            for key, prefix in zip(batch, prefill(self.model, self._prefix_ids, features), strict=True):
-                self.cache.put(key, prefix)
-                prefixes[key] = prefix
-        return [prefixes[key] for key in keys]
+        return find_prefixes(self.model, self.cache, self._prefix_ids, images, self.version)

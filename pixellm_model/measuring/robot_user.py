@@ -1,4 +1,4 @@
-"""A simulated annotator, as interactive segmentation is measured: clicks go where a mask is most wrong."""
+"""A robot user, with which interactive segmentation is measured: it clicks where a mask is most wrong."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 from scipy import ndimage
+
+from pixellm_model.samples import Mask
 
 
 class SimulatedClick(NamedTuple):
-    """Column and row of a pixel, and whether it belongs to the object."""
+    """A click on a pixel.
+
+    Attributes:
+        x: Its column.
+        y: Its row.
+        positive: Whether the pixel belongs to the object.
+    """
 
     x: int
     y: int
@@ -18,23 +27,23 @@ class SimulatedClick(NamedTuple):
 
 
 def next_click(
-    truth: np.ndarray,
-    mask: np.ndarray,
+    truth: Mask,
+    mask: Mask,
     clicked: Sequence[tuple[int, int]] = (),
     rng: np.random.Generator | None = None,
 ) -> SimulatedClick | None:
-    """The click that a patient annotator would make next.
+    """Click into the missing or the superfluous part, whichever is thicker (Xu et al., 2016).
 
     Args:
-        truth: the object (H, W) bool.
-        mask: the current result (H, W) bool.
-        clicked: (x, y) of pixels clicked on before; none is clicked on again.
-        rng: with one, anywhere in the inner half of the largest error instead of at its centre.
+        truth: The object's true mask (H, W).
+        mask: The current mask (H, W).
+        clicked: (x, y) of earlier clicks; these pixels are not clicked on again.
+        rng: Draws a pixel of the inner half of the part; None takes the one farthest from its edges.
 
-    Returns: the pixel farthest from the edges of the missing or the superfluous part, whichever is thicker;
-        None when the mask is right or all that is wrong has been clicked on.
+    Returns:
+        The click; None when the mask is right or every wrong pixel has been clicked on.
     """
-    best: tuple[float, bool, np.ndarray] | None = None
+    best: tuple[float, bool, npt.NDArray[np.float64]] | None = None
     for positive, wrong in ((True, truth & ~mask), (False, mask & ~truth)):
         depth = _depth(wrong)
         for x, y in clicked:
@@ -45,26 +54,23 @@ def next_click(
     if best is None:
         return None
     deepest, positive, depth = best
-    if rng is None:
-        place = int(depth.argmax())
-    else:
-        inner = np.flatnonzero(depth >= deepest / 2)
-        place = int(rng.choice(inner))
-    row, column = divmod(place, depth.shape[1])
+    inner = np.flatnonzero(depth >= deepest / 2)
+    index = int(depth.argmax()) if rng is None else int(rng.choice(inner))
+    row, column = divmod(index, depth.shape[1])
     return SimulatedClick(column, row, positive)
 
 
-def _depth(wrong: np.ndarray) -> np.ndarray:
-    """How far each pixel of (H, W) bool `wrong` is from its edge, the photo's edge included; 0 outside."""
+def iou(mask: Mask, truth: Mask) -> float:
+    """Intersection over union of two masks of one size; 1 if both are empty."""
+    union = int((mask | truth).sum())
+    return int((mask & truth).sum()) / union if union else 1.0
+
+
+def _depth(wrong: Mask) -> npt.NDArray[np.float64]:
+    """Distance in pixels of each set pixel of (H, W) from an unset one or the photo's edge; 0 where unset."""
     depth = np.zeros(wrong.shape)
     rows, columns = np.flatnonzero(wrong.any(1)), np.flatnonzero(wrong.any(0))
     if len(rows):
-        part = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        depth[part] = ndimage.distance_transform_edt(np.pad(wrong[part], 1))[1:-1, 1:-1]
+        bounds = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+        depth[bounds] = ndimage.distance_transform_edt(np.pad(wrong[bounds], 1))[1:-1, 1:-1]
     return depth
-
-
-def iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    """Intersection over union; 1 for two empty masks."""
-    union = int((mask | truth).sum())
-    return int((mask & truth).sum()) / union if union else 1.0

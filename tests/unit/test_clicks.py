@@ -1,4 +1,4 @@
-"""Refinement by clicks: what is obeyed, bounded, kept and refused, with the shipped head and without."""
+"""Refinement by clicks and boxes, with the shipped click head and with the training-free method."""
 
 from __future__ import annotations
 
@@ -11,35 +11,38 @@ from PIL import Image
 
 from pixellm_model import Click, ClickError, Segmenter
 from pixellm_model.clicks.cache import PhotoCache
-from pixellm_model.clicks.changes import accepted_changes, obey
-from pixellm_model.clicks.head import FILE, ClickHead
+from pixellm_model.clicks.head import CLICK_HEAD_FILE, ClickHead
+from pixellm_model.clicks.postprocess import accepted_changes, enforce_clicks
 from pixellm_model.engine.refiner import Refiner
 from pixellm_model.engine.segmenter import MINI
 from pixellm_model.errors import CheckpointError
 from pixellm_model.measuring.robot_user import iou, next_click
+from pixellm_model.samples import Mask
 from support.tiny_model import write_tiny
 
 HEIGHT, WIDTH = 240, 320
 
 
 @pytest.fixture(scope="module")
-def learned() -> Segmenter:
+def with_head() -> Segmenter:
     return Segmenter.from_pretrained()
 
 
 @pytest.fixture(scope="module")
-def untrained(learned: Segmenter) -> Segmenter:
+def training_free(with_head: Segmenter) -> Segmenter:
     """The mini's towers with the training-free method."""
-    return Segmenter(learned.model, learned.tokenizer, learned.version, refiner=Refiner(learned.model))
+    return Segmenter(
+        with_head.model, with_head.tokenizer, with_head.version, refiner=Refiner(with_head.model)
+    )
 
 
-@pytest.fixture(params=["learned", "untrained"])
+@pytest.fixture(params=["with_head", "training_free"])
 def segmenter(request: pytest.FixtureRequest) -> Segmenter:
-    found: Segmenter = request.getfixturevalue(request.param)
-    return found
+    segmenter: Segmenter = request.getfixturevalue(request.param)
+    return segmenter
 
 
-def disk(x: int, y: int, radius: int) -> np.ndarray:
+def disk(x: int, y: int, radius: int) -> Mask:
     rows, columns = np.ogrid[:HEIGHT, :WIDTH]
     return (rows - y) ** 2 + (columns - x) ** 2 <= radius**2
 
@@ -54,30 +57,32 @@ def photo() -> Image.Image:
     return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
 
 
-def test_the_shipped_head_loads(learned: Segmenter) -> None:
-    head = ClickHead.load(MINI / FILE)
+def test_the_shipped_head_loads(with_head: Segmenter) -> None:
+    head = ClickHead.load(MINI / CLICK_HEAD_FILE)
     assert sum(p.numel() for p in head.parameters()) < 1_500_000
-    assert (MINI / FILE).stat().st_size < 4 * 2**20
+    assert (MINI / CLICK_HEAD_FILE).stat().st_size < 4 * 2**20
 
 
-def test_one_click_finds_a_plain_thing_without_training(untrained: Segmenter, photo: Image.Image) -> None:
-    found = untrained.refine(photo, [Click(100, 120)])
-    assert iou(found.mask, disk(100, 120, 55)) >= 0.9
-    assert found.mask.shape == (HEIGHT, WIDTH) and found.mask.dtype == bool
-    assert 0.5 < found.score <= 1
-    assert found.box[0] <= 50 and found.box[2] >= 150
+def test_one_click_segments_a_plain_disk_without_training(
+    training_free: Segmenter, photo: Image.Image
+) -> None:
+    target = training_free.refine(photo, [Click(100, 120)])
+    assert iou(target.mask, disk(100, 120, 55)) >= 0.9
+    assert target.mask.shape == (HEIGHT, WIDTH) and target.mask.dtype == bool
+    assert 0.5 < target.score <= 1
+    assert target.box[0] <= 50 and target.box[2] >= 150
 
 
-def test_clicks_are_obeyed(segmenter: Segmenter, photo: Image.Image) -> None:
+def test_the_mask_agrees_with_every_click(segmenter: Segmenter, photo: Image.Image) -> None:
     rng = np.random.default_rng(1)
     for _ in range(3):
         clicks = [
             Click(float(rng.uniform(0, WIDTH)), float(rng.uniform(0, HEIGHT)), bool(k % 2 == 0))
             for k in range(6)
         ]
-        found = segmenter.refine(photo, clicks)
+        target = segmenter.refine(photo, clicks)
         for click in clicks:
-            assert found.mask[click.pixel] == click.positive
+            assert target.mask[click.pixel] == click.positive
 
 
 @pytest.mark.parametrize("tower", ["clip", "dinov2"])
@@ -87,8 +92,8 @@ def test_a_checkpoint_with_one_tower_is_refined_without_training(
     tiny = Segmenter.from_pretrained(write_tiny(tmp_path, tower))
     clicks = [Click(100, 120), Click(20, 20, positive=False)]
     for mask in (None, disk(100, 120, 40)):
-        found = tiny.refine(photo, clicks, mask=mask).mask
-        assert found[120, 100] and not found[20, 20]
+        refined = tiny.refine(photo, clicks, mask=mask).mask
+        assert refined[120, 100] and not refined[20, 20]
 
 
 def test_of_clicks_on_one_pixel_the_latest_counts(segmenter: Segmenter, photo: Image.Image) -> None:
@@ -99,56 +104,56 @@ def test_of_clicks_on_one_pixel_the_latest_counts(segmenter: Segmenter, photo: I
 
 def test_a_box_bounds_the_result(segmenter: Segmenter, photo: Image.Image) -> None:
     for clicks in ([], [Click(100, 120)]):
-        found = segmenter.refine(photo, clicks, box=(60.5, 80, 130, 160)).mask
-        assert found.any()
-        found = found.copy()
-        found[80:160, 60:130] = False
-        assert not found.any()
+        refined = segmenter.refine(photo, clicks, box=(60.5, 80, 130, 160)).mask
+        assert refined.any()
+        outside = refined.copy()
+        outside[80:160, 60:130] = False
+        assert not outside.any()
 
 
 def test_far_from_the_clicks_nothing_changes(segmenter: Segmenter, photo: Image.Image) -> None:
-    given = disk(100, 120, 55) | disk(250, 90, 40)
-    given[200:230, 10:60] = True  # right or wrong, nobody clicked on it
-    found = segmenter.refine(photo, [Click(250, 90, positive=False)], mask=given).mask
-    assert not found[90, 250]
-    assert (found[:, :190] == given[:, :190]).all()
-    kept = segmenter.refine(photo, [Click(100, 120), Click(5, 5, positive=False)], mask=given).mask
-    assert (kept == given).all()
+    current = disk(100, 120, 55) | disk(250, 90, 40)
+    current[200:230, 10:60] = True  # right or wrong, nobody clicked on it
+    refined = segmenter.refine(photo, [Click(250, 90, positive=False)], mask=current).mask
+    assert not refined[90, 250]
+    assert (refined[:, :190] == current[:, :190]).all()
+    unchanged = segmenter.refine(photo, [Click(100, 120), Click(5, 5, positive=False)], mask=current).mask
+    assert (unchanged == current).all()
 
 
-def test_a_wrong_mask_is_not_changed_in_place(segmenter: Segmenter, photo: Image.Image) -> None:
-    given = disk(250, 90, 40)
-    before = given.copy()
-    segmenter.refine(photo, [Click(100, 120)], mask=given)
-    assert (given == before).all()
+def test_the_current_mask_is_not_changed_in_place(segmenter: Segmenter, photo: Image.Image) -> None:
+    current = disk(250, 90, 40)
+    before = current.copy()
+    segmenter.refine(photo, [Click(100, 120)], mask=current)
+    assert (current == before).all()
 
 
-def test_clicks_give_the_same_mask_one_by_one_and_at_once(learned: Segmenter, photo: Image.Image) -> None:
+def test_clicks_give_the_same_mask_one_by_one_and_at_once(with_head: Segmenter, photo: Image.Image) -> None:
     clicks = [Click(100, 120), Click(20, 20, positive=False), Click(130, 130)]
-    learned.forget()
+    with_head.forget()
     for count in (1, 2, 3):
-        step_by_step = learned.refine(photo, clicks[:count]).mask
-    learned.forget()
-    assert (learned.refine(photo, clicks).mask == step_by_step).all()
+        step_by_step = with_head.refine(photo, clicks[:count]).mask
+    with_head.forget()
+    assert (with_head.refine(photo, clicks).mask == step_by_step).all()
 
 
-def test_only_negative_clicks_leave_nothing(segmenter: Segmenter, photo: Image.Image) -> None:
-    found = segmenter.refine(photo, [Click(3, 3, positive=False)])
-    assert not found.mask.any() and found.score == 0 and found.box == (0, 0, 0, 0)
+def test_negative_clicks_alone_give_an_empty_mask(segmenter: Segmenter, photo: Image.Image) -> None:
+    target = segmenter.refine(photo, [Click(3, 3, positive=False)])
+    assert not target.mask.any() and target.score == 0 and target.box == (0, 0, 0, 0)
 
 
-def test_the_towers_run_once_a_photo(learned: Segmenter, photo: Image.Image) -> None:
-    learned.refiner.forget()
+def test_the_towers_run_once_per_photo(with_head: Segmenter, photo: Image.Image) -> None:
+    with_head.refiner.forget()
     runs: list[None] = []
-    hits = learned.refiner.cache.hits
-    handle = learned.model.model.vision_tower.register_forward_hook(lambda *_: runs.append(None))
+    hits = with_head.refiner.cache.hits
+    handle = with_head.model.model.vision_tower.register_forward_hook(lambda *_: runs.append(None))
     try:
-        learned.warm_clicks(photo)
-        learned.refine(photo, [Click(100, 120)])
-        learned.refine(learned.prepare(photo), [Click(100, 120), Click(20, 20, positive=False)])
-        assert len(runs) == 1 and learned.refiner.cache.hits == hits + 2
-        learned.forget()
-        learned.refine(photo, [Click(100, 120)])
+        with_head.warm_clicks(photo)
+        with_head.refine(photo, [Click(100, 120)])
+        with_head.refine(with_head.prepare(photo), [Click(100, 120), Click(20, 20, positive=False)])
+        assert len(runs) == 1 and with_head.refiner.cache.hits == hits + 2
+        with_head.forget()
+        with_head.refine(photo, [Click(100, 120)])
         assert len(runs) == 2
     finally:
         handle.remove()
@@ -156,12 +161,12 @@ def test_the_towers_run_once_a_photo(learned: Segmenter, photo: Image.Image) -> 
 
 def test_photos_of_any_size(segmenter: Segmenter) -> None:
     for size in ((1, 1), (9, 700), (1500, 1000)):
-        found = segmenter.refine(Image.new("RGB", size, "teal"), [Click(size[0] - 1, size[1] - 1)])
-        assert found.mask.shape == size[::-1] and found.mask[-1, -1]
+        mask = segmenter.refine(Image.new("RGB", size, "teal"), [Click(size[0] - 1, size[1] - 1)]).mask
+        assert mask.shape == size[::-1] and mask[-1, -1]
 
 
 @pytest.mark.parametrize(
-    ("arguments", "words"),
+    ("arguments", "message"),
     [
         ({"clicks": [Click(320, 10)]}, "outside the photo"),
         ({"clicks": [Click(-0.5, 10)]}, "outside the photo"),
@@ -171,15 +176,15 @@ def test_photos_of_any_size(segmenter: Segmenter) -> None:
         ({"clicks": [Click(5, 5)], "mask": np.ones((5, 5), bool)}, "240 rows"),
     ],
 )
-def test_what_does_not_fit_the_photo_is_refused(
-    untrained: Segmenter, photo: Image.Image, arguments: dict[str, object], words: str
+def test_clicks_boxes_and_masks_that_do_not_fit_the_photo_are_refused(
+    training_free: Segmenter, photo: Image.Image, arguments: dict[str, object], message: str
 ) -> None:
-    with pytest.raises(ClickError, match=words):
-        untrained.refine(photo, **arguments)  # type: ignore[arg-type]
+    with pytest.raises(ClickError, match=message):
+        training_free.refine(photo, **arguments)  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_no_head_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / FILE
+    path = tmp_path / CLICK_HEAD_FILE
     path.write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="not a click head"):
         ClickHead.load(path)
@@ -188,13 +193,13 @@ def test_a_file_that_is_no_head_is_refused(tmp_path: Path) -> None:
 def test_a_head_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     torch.manual_seed(0)
     head = ClickHead(8, 4, 4, 4)
-    head.save(tmp_path / FILE)
-    again = ClickHead.load(tmp_path / FILE)
+    head.save(tmp_path / CLICK_HEAD_FILE)
+    loaded = ClickHead.load(tmp_path / CLICK_HEAD_FILE)
     for key, value in head.state_dict().items():
-        assert torch.equal(again.state_dict()[key], value.half().float())
+        assert torch.equal(loaded.state_dict()[key], value.half().float())
 
 
-def test_a_change_is_accepted_whole_where_a_click_asks_for_it() -> None:
+def test_a_changed_component_is_accepted_where_a_click_asks_for_it() -> None:
     current = np.zeros((20, 20), bool)
     current[2:6, 2:6] = True
     proposed = np.zeros((20, 20), bool)
@@ -203,9 +208,9 @@ def test_a_change_is_accepted_whole_where_a_click_asks_for_it() -> None:
     assert accepted[10:14, 10:14].all() and accepted.sum() == 16
 
 
-def test_disobeyed_clicks_get_a_disk_up_to_the_others() -> None:
+def test_contradicted_clicks_get_a_disk_up_to_clicks_of_the_other_sign() -> None:
     mask = np.zeros((20, 20), bool)
-    obey(mask, [Click(10, 10), Click(12, 10, positive=False)], 5)
+    enforce_clicks(mask, [Click(10, 10), Click(12, 10, positive=False)], 5)
     assert mask[10, 10] and not mask[10, 12] and mask[10, 7]
 
 
@@ -218,7 +223,7 @@ def test_the_cache_keeps_the_latest_within_its_bound() -> None:
     assert len(cache) == 1 and cache.get("large") is not None
 
 
-def test_the_simulated_annotator_clicks_into_the_thickest_error() -> None:
+def test_the_robot_user_clicks_into_the_thickest_error() -> None:
     truth, mask = disk(100, 120, 55), disk(250, 90, 30)
     first = next_click(truth, mask)
     assert first is not None and first.positive and abs(first.x - 100) < 2 and abs(first.y - 120) < 2
