@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.engine.absence import deny_undrawn
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
@@ -22,6 +23,7 @@ from pixellm_model.engine.answers import (
     warnings_about,
 )
 from pixellm_model.engine.drafts import Drafts
+from pixellm_model.engine.edges import sharpen
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, prefill, split_prompt
 from pixellm_model.engine.int8 import to_int8
 from pixellm_model.engine.masks import finish_mask
@@ -300,7 +302,11 @@ class Segmenter:
                 for phrase, target in zip(name_targets(texts, request.prompt), logits, strict=True)
             ]
             warnings = warnings_about(generation, stray)
-            answers.append(Segmentation(display_text(texts), tuple(targets), warnings, stopwatch.laps))
+            answer, is_drawn = display_text(texts), [bool(target.mask.any()) for target in targets]
+            if self.model.config.pyramid_dim and not all(is_drawn):
+                answer = deny_undrawn(texts, [target.phrase for target in targets], is_drawn)
+                targets = [target for target, drawn in zip(targets, is_drawn, strict=True) if drawn]
+            answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))
         stopwatch.lap("decode")
         return answers
 
@@ -311,7 +317,10 @@ class Segmenter:
         prompts: Sequence[_EncodedPrompt],
         stopwatch: _Stopwatch,
     ) -> tuple[list[Generation], list[tuple[list[int], int]], list[torch.Tensor]]:
-        """Per request: its answer, `Codebook.find_runs` of it, and its targets' logits (n, 4g, 4g)."""
+        """Per request: its answer, `Codebook.find_runs` of it, and its targets' logits (n, 4g, 4g).
+
+        Where the checkpoint has an `edge_radius`, the logits are twice as fine.
+        """
         prefixes = self._prefixes(images)
         stopwatch.lap("encode")
         decode_requests = [
@@ -321,7 +330,13 @@ class Segmenter:
         generations = generate(self.model, decode_requests, self.tokenizer.eos_id)
         stopwatch.lap("generate")
         runs = [self.tokenizer.codebook.find_runs(generation.ids) for generation in generations]
-        return generations, runs, self._draw(generations, [starts for starts, _ in runs], prefixes)
+        low_res = self._draw(generations, [starts for starts, _ in runs], prefixes)
+        if radius := self.model.config.edge_radius:
+            low_res = [
+                sharpen(logits, image.pixel_values, image.resized, radius) if len(logits) else logits
+                for logits, image in zip(low_res, images, strict=True)
+            ]
+        return generations, runs, low_res
 
     def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
         """The prefix of each image; those not in the cache are computed, each once."""
