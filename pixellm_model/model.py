@@ -65,15 +65,18 @@ class LanguageModel(LlamaModel):
             [nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim))]
         )
         self.prompt_encoder = PromptEncoder(dim)
-        if config.pyramid_dim:
-            width += (
-                config.tower.hidden_size
-            )  # the second tower's features are in both scales, and taken once
-            self.mask_decoder = PyramidDecoder(
-                dim, config.decoder_mlp_dim, (width, *FINER), config.pyramid_dim, hidden
+        self.mask_decoder: PixelDecoder = (
+            PixelDecoder(dim, config.decoder_mlp_dim, len(config.select_layers))
+            if not config.pyramid_dim
+            else PyramidDecoder(
+                dim,
+                config.decoder_mlp_dim,
+                # The second tower's features are in both scales, and taken once.
+                (width + config.tower.hidden_size, *FINER),
+                config.pyramid_dim,
+                hidden,
             )
-        else:
-            self.mask_decoder = PixelDecoder(dim, config.decoder_mlp_dim, len(config.select_layers))
+        )
 
 
 class PixelLM(nn.Module):

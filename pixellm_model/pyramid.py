@@ -28,8 +28,8 @@ class Residual(nn.Module):
         self.norm = nn.GroupNorm(GROUPS, dim) if normed else nn.Identity()
         self.first = nn.Conv2d(dim, dim, 3, padding=1)
         self.second = nn.Conv2d(dim, dim, 3, padding=1)
-        nn.init.zeros_(self.second.weight)
-        nn.init.zeros_(self.second.bias)
+        for parameter in self.second.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B, dim, h, w) -> (B, dim, h, w)."""

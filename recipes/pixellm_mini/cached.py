@@ -134,8 +134,8 @@ def build(model: PixelLM, pictures: Pictures, out: Path) -> None:
     finer = None
     if config.pyramid_dim:
         width = 4 * FINER[0] + 16 * FINER[1]  # the values of both maps in each cell of the grid
-        shape = (len(pictures), width * config.grid**2)
-        finer = np.lib.format.open_memmap(out / "finer.npy", "w+", np.float16, shape)
+        size = (len(pictures), width * config.grid**2)
+        finer = np.lib.format.open_memmap(out / "finer.npy", "w+", np.float16, size)
     records: list[dict[str, object]] = []
     loader = DataLoader(pictures, BATCH, num_workers=1, prefetch_factor=4, collate_fn=list)
     began = time.monotonic()

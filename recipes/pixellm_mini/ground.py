@@ -22,11 +22,11 @@ from torch import nn
 
 from pixellm_model import checkpoint
 from pixellm_model.learning.packing import decoder_cells
-from pixellm_model.learning.training import learned_weights
 from pixellm_model.model import PixelLM
 from pixellm_model.pyramid import PyramidDecoder
 from pixellm_model.synthetic.nouns import Nouns
 from recipes.pixellm_mini.align import answers
+from recipes.pixellm_mini.by_the_clock import learned_weights
 from recipes.pixellm_mini.cached import Cache
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.pause import Clock
@@ -74,7 +74,7 @@ class Pictures:
         for name, mask in zip(picture.names, picture.masks.float() / 255, strict=True):
             index = self.index[name]
             masks[index] = torch.maximum(masks.get(index, torch.zeros_like(mask)), mask)
-        missing = ~self.related[:, list(masks)].any(1)
+        missing = np.asarray(~self.related[:, list(masks)].any(axis=1))
         for name in picture.backdrop:
             if name in self.index:
                 missing[self.index[name]] = False
@@ -143,7 +143,8 @@ class Order:
                 counts[name] = counts.get(name, 0) + 1
         rarest = [min((counts[n] for n in record["names"]), default=400) for record in cache.records]
         weights = np.array(rarest, float) ** -0.35
-        self.share, self.rng, self.left = weights / weights.sum(), rng, []
+        self.share, self.rng = weights / weights.sum(), rng
+        self.left: list[int] = []
 
     def next(self) -> int:
         """The next picture's number."""
@@ -258,7 +259,8 @@ def ground(
     rng = np.random.default_rng([seed, step])
     torch.manual_seed(seed + step)
     order = Order(pictures.cache, rng)
-    clock, saved, averages, began = Clock(spent), time.monotonic(), {}, step
+    clock, saved, began = Clock(spent), time.monotonic(), step
+    averages: dict[str, float] = {}
     while True:
         progress = clock.spent() / (60 * minutes)
         for group in optimizer.param_groups:

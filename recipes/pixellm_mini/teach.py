@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from pixellm_model import checkpoint
-from pixellm_model.learning.training import LossRecipe, answer_states, forward_losses, learned_weights
+from pixellm_model.learning.training import LossRecipe, answer_states, forward_losses
 from pixellm_model.model import PixelLM
 from pixellm_model.pyramid import PyramidDecoder
 from pixellm_model.samples import PLACEHOLDER
@@ -29,6 +29,7 @@ from pixellm_model.synthetic.nouns import Noun, Nouns
 from pixellm_model.synthetic.questions import NAMED, listed
 from pixellm_model.synthetic.templates import PLURAL
 from pixellm_model.tokenizer import PromptTokenizer
+from recipes.pixellm_mini.by_the_clock import learned_weights
 from recipes.pixellm_mini.cached import Cache, CachedSamples
 from recipes.pixellm_mini.command import command
 from recipes.pixellm_mini.pause import Clock
