@@ -24,13 +24,16 @@ def deny_undrawn(texts: Sequence[str], phrases: Sequence[str], drawn: Sequence[b
     'cup is [1]. There is no fork in this image.'
     """
     kept = [phrase for phrase, there in zip(phrases, drawn, strict=True) if there]
-    missing = [phrase for phrase in dict.fromkeys(phrases) if phrase not in kept]
+    rest = texts[-1].lstrip(" .,;")
+    missing = [
+        phrase for phrase in dict.fromkeys(phrases) if phrase not in kept and f"no {phrase}" not in rest
+    ]
     sentences = []
     if kept:
         sentences.append(_listed([f"{phrase} is [{number}]" for number, phrase in enumerate(kept, 1)]) + ".")
     if missing:
         sentences.append(f"There is {_listed([f'no {phrase}' for phrase in missing])} in this image.")
-    return " ".join([*sentences, texts[-1].lstrip(" .,;")]).strip()
+    return " ".join([*sentences, rest]).strip()
 
 
 def _listed(parts: list[str]) -> str:

@@ -112,7 +112,13 @@ class Teacher:
 
 
 def teach(
-    teacher: Teacher, rehearsed: CachedSamples | None, minutes: float, out: Path, lr: float, seed: int
+    teacher: Teacher,
+    rehearsed: CachedSamples | None,
+    minutes: float,
+    out: Path,
+    lr: float,
+    seed: int,
+    every: int = 2,
 ) -> None:
     """Train the language model of the teacher's model in place."""
     model = teacher.model
@@ -139,7 +145,7 @@ def teach(
         for group in optimizer.param_groups:
             falling = 0.05 + 0.95 * float(np.cos(np.pi / 2 * min(1, progress)))
             group["lr"] = group["peak"] * min(1, (step + 1) / 20) * falling
-        if samples is not None and step % 2:
+        if samples is not None and step % every:
             with torch.autocast("cpu", torch.bfloat16):
                 losses = forward_losses(model, teacher.tokenizer, [next(samples)], REHEARSED)
             total = losses.total
@@ -176,6 +182,7 @@ def main() -> None:
         "--rehearsed", type=Path, nargs="*", default=[], help="caches to draw real samples from"
     )
     parser.add_argument("--language", type=Path, help="a state to take all but the pyramid from")
+    parser.add_argument("--every", type=int, default=2, help="one step in so many asks for names alone")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--lr", type=float, default=3e-4)
     parser.add_argument("--seed", type=int, default=0)
@@ -196,7 +203,7 @@ def main() -> None:
     if args.rehearsed:
         rehearsed = CachedSamples(Cache(*args.rehearsed), model, tokenizer, nouns, args.seed)
     teacher = Teacher(model, tokenizer, Cache(*args.cache), nouns, grounded["table"])
-    teach(teacher, rehearsed, args.minutes, args.out, args.lr, args.seed)
+    teach(teacher, rehearsed, args.minutes, args.out, args.lr, args.seed, args.every)
 
 
 if __name__ == "__main__":
