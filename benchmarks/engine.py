@@ -69,7 +69,8 @@ def reference(segmenter: Segmenter, image: Image.Image, prompt: str) -> int:
         at = [first + start + k for start in runs for k in range(size)]
         targets = tokenizer.codebook.fuse(model.target_embeddings(states[0, at]))
         owner = torch.zeros(1, dtype=torch.long)
-        low_res = [model.decode_targets(target[None], features.maps, owner)[0] for target in targets]
+        sources = model.sources(features)
+        low_res = [model.decode_from(target[None], sources, owner)[0] for target in targets]
         mask_scores(
             restore_masks(torch.cat(low_res), processed.resized, processed.original, model.config.image_size)
         )

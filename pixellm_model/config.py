@@ -36,7 +36,9 @@ class PixelLMConfig:
 
     `select_layers` are the tower's hidden states (0 = embeddings) that feed scale 0 and scale 1;
     `tokens_per_scale` codebook tokens describe a target at each of them. `second_tower` names a tower whose
-    features join the first one's (SECOND_TOWERS).
+    features join the first one's (SECOND_TOWERS); `pyramid_dim` is how many channels the pyramid over its
+    finer maps has, 0 for the paper's pixel decoder without one (`pyramid.py`). `edge_radius` is how many
+    cells of the masks a guided filter looks around in for the picture's edges, 0 for none (`edges.py`).
     """
 
     llama: LlamaConfig
@@ -44,6 +46,8 @@ class PixelLMConfig:
     name: str = "pixellm"
     vision_tower: str | None = None
     second_tower: str | None = None
+    pyramid_dim: int = 0
+    edge_radius: int = 0
     image_size: int = PUBLISHED_IMAGE_SIZE
     select_layers: tuple[int, int] = PUBLISHED_LAYERS
     tokens_per_scale: int = 3
@@ -117,6 +121,10 @@ class PixelLMConfig:
             raise CheckpointError(
                 f"config.json's second_tower {second!r} is not one of {sorted(SECOND_TOWERS)}."
             )
+        if raw.get("pyramid_dim") and second is None:
+            raise CheckpointError(
+                "config.json has a pyramid_dim, but no second_tower whose maps it would take."
+            )
         try:
             tower_raw = dict(raw["tower"])
             tower = TOWER_CONFIGS[tower_raw.pop("model_type")](**tower_raw)
@@ -125,6 +133,8 @@ class PixelLMConfig:
         return cls(
             tower=tower,
             second_tower=second,
+            pyramid_dim=raw.get("pyramid_dim", 0),
+            edge_radius=raw.get("edge_radius", 0),
             name=raw["name"],
             image_size=raw["image_size"],
             select_layers=tuple(raw["select_layers"]),
@@ -152,6 +162,7 @@ class PixelLMConfig:
                 **{k: v for k, v in self.tower.to_diff_dict().items() if k not in _TOWER_NOISE},
             },
             "second_tower": self.second_tower,
+            **{key: value for key in ("pyramid_dim", "edge_radius") if (value := getattr(self, key))},
             "image_size": self.image_size,
             "select_layers": list(self.select_layers),
             "tokens_per_scale": self.tokens_per_scale,

@@ -24,6 +24,8 @@ STAGES = (
     (1, 3, 1, 6, 320),
 )
 MIDDLE = 10  # the last block at a sixteenth of the input
+SHALLOW = 4  # and at an eighth
+FINER = (STAGES[4][-1], STAGES[2][-1])  # the channels of the maps of these two
 CHANNELS = STAGES[4][-1] + STAGES[6][-1]
 STRIDE = 32  # of the deep features; the middle ones have half of it
 INPUT_MEAN, INPUT_STD = 127.0, 128.0  # of 0..255 pixels, all channels
@@ -75,15 +77,34 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """(B, 3, S, S) pixels as `process_image` normalises them -> (B, (S/STRIDE)**2, CHANNELS)."""
+        return self.maps(pixel_values)[0]
+
+    def maps(self, pixel_values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `forward` gives, and the finer maps it is made of.
+
+        Args:
+            pixel_values: (B, 3, S, S) pixels as `process_image` normalises them.
+
+        Returns:
+            The features (B, (S/STRIDE)**2, CHANNELS), and layer-normalised maps at a sixteenth and an eighth
+            of the input, (B, FINER[0], S/16, S/16) and (B, FINER[1], S/8, S/8).
+        """
         mean, std = (pixel_values.new_tensor(value).view(3, 1, 1) for value in (PIXEL_MEAN, PIXEL_STD))
         pixels = (pixel_values * std + mean - INPUT_MEAN) / INPUT_STD
         # Depthwise convolutions are nearly twice as fast on CPUs with channels last.
         x = F.relu6(self.stem(pixels.contiguous(memory_format=torch.channels_last)), inplace=True)
-        middle = None
+        middle = shallow = x
         for number, block in enumerate(self.blocks):
             x = block(x)
+            if number == SHALLOW:
+                shallow = x
             if number == MIDDLE:
-                middle = F.avg_pool2d(x, 2)
-        assert middle is not None
-        maps = [m.flatten(2).transpose(1, 2) for m in (middle, x)]
-        return torch.cat([F.layer_norm(m, m.shape[-1:]) for m in maps], dim=-1)
+                middle = x
+        coarse = [m.flatten(2).transpose(1, 2) for m in (F.avg_pool2d(middle, 2), x)]
+        features = torch.cat([F.layer_norm(m, m.shape[-1:]) for m in coarse], dim=-1)
+        return features, _normalised(middle), _normalised(shallow)
+
+
+def _normalised(x: torch.Tensor) -> torch.Tensor:
+    """(B, C, h, w) layer-normalised over its channels."""
+    return F.layer_norm(x.permute(0, 2, 3, 1), x.shape[1:2]).permute(0, 3, 1, 2)

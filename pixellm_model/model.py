@@ -15,8 +15,10 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaModel
 
 from pixellm_model.config import PixelLMConfig
+from pixellm_model.efficientnet import FINER
 from pixellm_model.pixel_decoder import PixelDecoder, PromptEncoder, channel_norm
 from pixellm_model.preprocess import ProcessedImage, patch_mask
+from pixellm_model.pyramid import PyramidDecoder
 from pixellm_model.vision import VisionTower
 
 IMAGE_ID = -200  # stands for the image in a list of token ids; replaced by its vectors
@@ -27,7 +29,8 @@ class ImageFeatures:
     """What the model knows of B images, whatever is asked about them.
 
     `features`: per scale (B, g*g, C) tower states; `tokens` (B, t*t, D) for the language model with
-    `token_mask` (B, t*t) bool; `maps` (2, B, dim, g, g) for the pixel decoder.
+    `token_mask` (B, t*t) bool; `maps` (2, B, dim, g, g) for the pixel decoder. With a pyramid, `maps` is
+    (1, B, dim, g, g) and `levels` are what the pyramid made, as `FeaturePyramid` returns it.
     """
 
     features: list[torch.Tensor]
@@ -35,6 +38,7 @@ class ImageFeatures:
     tokens: torch.Tensor
     token_mask: torch.Tensor
     maps: torch.Tensor
+    levels: tuple[torch.Tensor, ...] = ()
 
 
 class LanguageModel(LlamaModel):
@@ -47,7 +51,7 @@ class LanguageModel(LlamaModel):
         assert config.tower is not None
         hidden, dim, width = llama.hidden_size, config.decoder_dim, config.feature_width
         self.vision_tower = VisionTower(
-            config.tower, config.image_size, config.select_layers, config.second_tower
+            config.tower, config.image_size, config.select_layers, config.second_tower, config.pyramid_dim > 0
         )
         self.mm_projector = _projector(width, hidden, config.projector_ratio)
         self.out_mm_projector = _projector(width, hidden, config.projector_ratio)
@@ -61,7 +65,18 @@ class LanguageModel(LlamaModel):
             [nn.Sequential(nn.Linear(hidden, hidden), nn.ReLU(), nn.Linear(hidden, dim))]
         )
         self.prompt_encoder = PromptEncoder(dim)
-        self.mask_decoder = PixelDecoder(dim, config.decoder_mlp_dim, len(config.select_layers))
+        self.mask_decoder: PixelDecoder = (
+            PixelDecoder(dim, config.decoder_mlp_dim, len(config.select_layers))
+            if not config.pyramid_dim
+            else PyramidDecoder(
+                dim,
+                config.decoder_mlp_dim,
+                # The second tower's features are in both scales, and taken once.
+                (width + config.tower.hidden_size, *FINER),
+                config.pyramid_dim,
+                hidden,
+            )
+        )
 
 
 class PixelLM(nn.Module):
@@ -90,7 +105,7 @@ class PixelLM(nn.Module):
         )
 
     def tower_features(self, images: list[ProcessedImage]) -> list[torch.Tensor]:
-        """The tower's states per scale, (B, g*g, C)."""
+        """The tower's states per scale, (B, g*g, C), and what finer maps a pyramid takes (`VisionTower`)."""
         pixels = torch.stack([image.pixel_values for image in images]).to(self.device, self.dtype)
         return self.model.vision_tower(pixels, self.patch_masks([image.resized for image in images]))
 
@@ -100,15 +115,39 @@ class PixelLM(nn.Module):
         return torch.stack([patch_mask(shape, size, patch) for shape in resized]).to(self.device)
 
     def project_features(self, features: list[torch.Tensor], masks: torch.Tensor) -> ImageFeatures:
-        """Tower states per scale (B, g*g, C) and patch masks (B, g, g) -> ImageFeatures."""
+        """What `tower_features` gives and patch masks (B, g, g) -> ImageFeatures."""
         grid = self.config.grid
+        decoder = self.model.mask_decoder
+        scales = len(self.config.select_layers)
+        features, finer = features[:scales], features[scales:]
+        drawn = features[:1] if finer else features
         cells = features[0].transpose(1, 2).unflatten(2, (grid, grid))  # (B, C, g, g)
         pooled = F.avg_pool2d(cells.float(), 2).to(cells.dtype).flatten(2).transpose(1, 2)  # (B, t*t, C)
-        projected = torch.stack([self.model.out_mm_projector(f) for f in features])  # (2, B, g*g, D)
+        projected = torch.stack([self.model.out_mm_projector(f) for f in drawn])  # (2, B, g*g, D)
         maps = projected.flatten(0, 1).transpose(1, 2).unflatten(2, (grid, grid))
-        maps = self.model.image_feature_neck(maps).unflatten(0, (len(features), -1))
+        maps = self.model.image_feature_neck(maps).unflatten(0, (len(drawn), -1))
         tokens = self.model.mm_projector(pooled)
-        return ImageFeatures(features, pooled, tokens, masks[:, ::2, ::2].flatten(1), maps)
+        levels: tuple[torch.Tensor, ...] = ()
+        if isinstance(decoder, PyramidDecoder):
+            levels = self.pyramid_levels([*features, *finer])
+            tokens = tokens + decoder.hints(levels[0])
+        return ImageFeatures(features, pooled, tokens, masks[:, ::2, ::2].flatten(1), maps, levels)
+
+    def pyramid_levels(self, features: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What `tower_features` gives -> the pyramid's levels; see FeaturePyramid.forward."""
+        assert self.config.tower is not None and isinstance(self.model.mask_decoder, PyramidDecoder)
+        grid, scales = self.config.grid, len(self.config.select_layers)
+        width = self.config.tower.hidden_size
+        deep = torch.cat([features[0], *(f[..., :width] for f in features[1:scales])], dim=-1)
+        return self.model.mask_decoder.pyramid(
+            deep.transpose(1, 2).unflatten(2, (grid, grid)), *features[scales:]
+        )
+
+    def sources(self, image: ImageFeatures) -> list[torch.Tensor]:
+        """What decoding starts from, whatever the target; see PixelDecoder.sources and PyramidDecoder."""
+        if image.levels:
+            return [image.maps[0], *image.levels]
+        return self.model.mask_decoder.sources(image.maps)
 
     def embed(self, ids: list[int], image_tokens: torch.Tensor) -> torch.Tensor:
         """Token ids with one IMAGE_ID and its vectors (t*t, D) -> (len(ids) - 1 + t*t, D)."""

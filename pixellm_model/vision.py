@@ -28,7 +28,7 @@ class VisionTower(nn.Module):
 
     Layers above the deepest selected one are not built: nothing reads them. A second tower's features
     are appended to the channels of every scale; it takes the pixels as they are and the ViT takes them
-    scaled so that both grids are one.
+    scaled so that both grids are one. With `finer` its finer maps are given out too.
     """
 
     def __init__(
@@ -37,6 +37,7 @@ class VisionTower(nn.Module):
         image_size: int,
         select_layers: tuple[int, ...],
         second: str | None = None,
+        finer: bool = False,
     ):
         super().__init__()
         count = config.num_hidden_layers + 1  # hidden states, the embeddings included
@@ -55,10 +56,12 @@ class VisionTower(nn.Module):
             self.layers, self.normalise = dino.encoder.layer[:needed], True
         self.patch_size = int(config.patch_size)
         self.second = EfficientNetLite0() if second == "efficientnet_lite0" else None
+        self.finer = finer
 
     def forward(self, pixel_values: torch.Tensor, patch_mask: torch.Tensor) -> list[torch.Tensor]:
         """(B, 3, S, S) pixels and (B, grid, grid) bool mask -> per selected layer (B, grid*grid, C).
 
+        With `finer` the second tower's (B, c, 2*grid, 2*grid) and (B, c, 4*grid, 4*grid) come after these.
         Padded patches are hidden from every query but still computed: the pixel decoder sees them.
         """
         scaled = pixel_values
@@ -78,8 +81,9 @@ class VisionTower(nn.Module):
             chosen = [F.layer_norm(state, state.shape[-1:]) for state in chosen]
         if self.second is None:
             return chosen
-        named = self.second(pixel_values)  # (B, grid*grid, CHANNELS)
-        return [torch.cat([state, named.to(state.dtype)], dim=-1) for state in chosen]
+        named, *finer = self.second.maps(pixel_values)  # (B, grid*grid, CHANNELS)
+        joined = [torch.cat([state, named.to(state.dtype)], dim=-1) for state in chosen]
+        return [*joined, *finer] if self.finer else joined
 
 
 def _copy(config: CLIPVisionConfig | Dinov2Config, **changes: int) -> CLIPVisionConfig | Dinov2Config:

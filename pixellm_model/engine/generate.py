@@ -108,7 +108,7 @@ def prefill(model: PixelLM, prefix_ids: list[int], image: ImageFeatures) -> list
     cache = _KeyValueCache([_LayerCache() for _ in model.model.layers])
     positions = torch.arange(embeds.shape[1], device=embeds.device).expand(count, -1)
     _forward(model, embeds, positions, visible, cache)
-    sources = model.model.mask_decoder.sources(image.maps)
+    sources = model.sources(image)
     return [
         Prefix(
             tuple(source[row].clone() for source in sources),

@@ -14,6 +14,7 @@ from PIL import Image
 
 from pixellm_model import checkpoint
 from pixellm_model.clicks.points import Click
+from pixellm_model.engine.absence import without_undrawn
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
@@ -24,12 +25,13 @@ from pixellm_model.engine.answers import (
     with_notes,
 )
 from pixellm_model.engine.drafts import Drafts
+from pixellm_model.engine.edges import sharpen_all
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
 from pixellm_model.engine.masks import draw_targets, finish_mask
 from pixellm_model.engine.phrases import name_targets
 from pixellm_model.engine.precision import resolve_precision
-from pixellm_model.engine.prefix_cache import Prefix, PrefixCache, image_key
+from pixellm_model.engine.prefix_cache import PrefixCache, image_key
 from pixellm_model.engine.prefixes import find_prefixes
 from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
@@ -329,7 +331,7 @@ class Segmenter:
             TypeError: `image` is neither.
         """
         with self._lock, torch.inference_mode():
-            self._prefixes([self._prepared(image)])
+            find_prefixes(self.model, self.cache, self._prefix_ids, [self._prepared(image)], self.version)
 
     def forget(self) -> None:
         """Empty the cache, also for segmenters that share it, and drop what was learned from answers."""
@@ -366,7 +368,10 @@ class Segmenter:
                 for phrase, target in zip(name_targets(texts, request.prompt), logits, strict=True)
             ]
             warnings = warnings_about(generation, stray)
-            answers.append(Segmentation(display_text(texts), tuple(targets), warnings, stopwatch.laps))
+            answer = display_text(texts)
+            if self.model.config.pyramid_dim:
+                answer, targets = without_undrawn(texts, targets)
+            answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))
         stopwatch.lap("decode")
         return answers
 
@@ -377,8 +382,8 @@ class Segmenter:
         prompts: Sequence[EncodedPrompt],
         stopwatch: Stopwatch,
     ) -> tuple[list[Generation], list[tuple[list[int], int]], list[torch.Tensor]]:
-        """Per request: its answer, `Codebook.find_runs` of it, and its targets' logits (n, 4g, 4g)."""
-        prefixes = self._prefixes(images)
+        """Per request: its answer, `Codebook.find_runs` of it, and its targets' logits (n, m, m)."""
+        prefixes = find_prefixes(self.model, self.cache, self._prefix_ids, images, self.version)
         stopwatch.lap("encode")
         decode_requests = [
             DecodeRequest(prefix, prompt.ids, prompt.max_new_tokens, self._drafts.propose(request.prompt))
@@ -391,7 +396,5 @@ class Segmenter:
             target_states(generation, starts, self.tokenizer)
             for generation, (starts, _) in zip(generations, runs, strict=True)
         ]
-        return generations, runs, draw_targets(self.model, self.tokenizer.codebook, states, prefixes)
-
-    def _prefixes(self, images: Sequence[ProcessedImage]) -> list[Prefix]:
-        return find_prefixes(self.model, self.cache, self._prefix_ids, images, self.version)
+        low_res = draw_targets(self.model, self.tokenizer.codebook, states, prefixes)
+        return generations, runs, sharpen_all(low_res, images, self.model.config.edge_radius)

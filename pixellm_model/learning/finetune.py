@@ -73,7 +73,7 @@ class PackedSamples(Dataset[PackedImage]):
     def __init__(self, samples: Samples, model: PixelLM, tokenizer: PromptTokenizer, recipe: FineTuneRecipe):
         self._samples, self._model, self._tokenizer = samples, model, tokenizer
         self._recipe = recipe
-        self._features: dict[int, torch.Tensor] = {}
+        self._features: dict[int, tuple[torch.Tensor, ...]] = {}
         self._free_bytes = recipe.cache_bytes
         self.left_out: list[str] = []
 
@@ -93,15 +93,16 @@ class PackedSamples(Dataset[PackedImage]):
             packed.image = self._tower_features(index, packed.image)
         return packed
 
-    def _tower_features(self, index: int, image: ProcessedImage) -> torch.Tensor:
+    def _tower_features(self, index: int, image: ProcessedImage) -> tuple[torch.Tensor, ...]:
         """Return the features of a sample's image, cached while there is room for them."""
         features = self._features.get(index)
         if features is None:
             with torch.no_grad():
-                features = torch.stack(self._model.tower_features([image]), dim=1)[0].half()
-            if features.nbytes <= self._free_bytes:
+                features = tuple(state[0].half() for state in self._model.tower_features([image]))
+            num_bytes = sum(state.nbytes for state in features)
+            if num_bytes <= self._free_bytes:
                 self._features[index] = features
-                self._free_bytes -= features.nbytes
+                self._free_bytes -= num_bytes
         return features
 
     def _choose(self, index: int, questions: Sequence[Question]) -> list[Question]:

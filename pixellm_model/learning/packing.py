@@ -29,7 +29,8 @@ class PackedImage:
     """One sample, ready for the model.
 
     Attributes:
-        image: The image, or the frozen tower's features of it, (2, g*g, C), computed earlier.
+        image: The image, or the frozen tower's features of it, computed earlier: (2, g*g, C), or one tensor
+            for each of `PixelLM.tower_features`.
         resized: Height and width in pixels of the image in the padded square.
         prefix: Token ids up to the image's end; IMAGE_ID stands for the image.
         branches: Per question, the ids of question and answer, and the index at which the answer starts.
@@ -39,7 +40,7 @@ class PackedImage:
         photo_masks: (N, H, W) bool, the masks at the photo's size, for losses at that size.
     """
 
-    image: ProcessedImage | torch.Tensor
+    image: ProcessedImage | torch.Tensor | tuple[torch.Tensor, ...]
     resized: tuple[int, int]
     prefix: list[int]
     branches: list[tuple[list[int], int]]

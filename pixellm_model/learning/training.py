@@ -78,12 +78,15 @@ class Answers:
 def encode(model: PixelLM, batch: list[PackedImage]) -> ImageFeatures:
     """Image features of a batch; the tower runs only for images whose features are not given."""
     pixels = [packed.image for packed in batch if isinstance(packed.image, ProcessedImage)]
-    computed = iter(torch.stack(model.tower_features(pixels)).unbind(1) if pixels else ())
+    computed = iter(zip(*model.tower_features(pixels), strict=True) if pixels else ())
     features = [
-        packed.image if isinstance(packed.image, torch.Tensor) else next(computed) for packed in batch
+        next(computed) if isinstance(packed.image, ProcessedImage) else packed.image for packed in batch
     ]
-    states = torch.stack([f.to(model.device, model.dtype) for f in features], dim=1)  # (2, B, g*g, C)
-    return model.project_features(list(states), model.patch_masks([packed.resized for packed in batch]))
+    states = [
+        torch.stack([state.to(model.device, model.dtype) for state in level])
+        for level in zip(*features, strict=True)
+    ]
+    return model.project_features(states, model.patch_masks([packed.resized for packed in batch]))
 
 
 def answer_states(model: PixelLM, batch: list[PackedImage]) -> Answers:
@@ -169,12 +172,14 @@ def forward_losses(
     maps = answers.image.maps
     truth = _Truth(batch, tokenizer, model.config, model.device)
     if recipe.align_weight:
-        align = _alignment(targets, maps[:, truth.owner], truth.masks, truth.inside[truth.owner])
+        align = _alignment(
+            targets[:, : len(maps)], maps[:, truth.owner], truth.masks, truth.inside[truth.owner]
+        )
         parts["align"] = align.item()
         total = total + recipe.align_weight * align
     drawn = torch.randperm(len(targets), device=model.device)[: recipe.max_drawn].sort().values
     if len(drawn):
-        logits, _ = model.decode_targets(targets[drawn], maps, truth.owner[drawn])
+        logits, _ = model.decode_from(targets[drawn], model.sources(answers.image), truth.owner[drawn])
         bce, dice = _mask_losses(logits.float(), drawn, truth, recipe)
         parts |= {"bce": bce.item(), "dice": dice.item()}
         total = total + recipe.bce_weight * bce + recipe.dice_weight * dice
@@ -263,8 +268,8 @@ def _alignment(
     logits = (
         torch.einsum("nlc,lnchw->lnhw", targets.float(), maps.float()) / maps.shape[2] ** 0.5 - ALIGN_BIAS
     )
-    coarse = F.adaptive_avg_pool2d(masks, grid).repeat(2, 1, 1)
-    where = F.adaptive_max_pool2d(inside, grid).repeat(2, 1, 1)
+    coarse = F.adaptive_avg_pool2d(masks, grid).repeat(len(maps), 1, 1)
+    where = F.adaptive_max_pool2d(inside, grid).repeat(len(maps), 1, 1)
     flat = logits.flatten(0, 1)
     return (mask_bce(flat, coarse, where) + mask_dice(flat, coarse, where)).mean()
 

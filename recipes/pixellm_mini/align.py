@@ -102,7 +102,7 @@ def align(
     rng = np.random.default_rng(0)
     while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
         chosen = [cache[int(index)] for index in rng.choice(len(cache), BATCH, replace=False)]
-        features = torch.stack([picture.features for picture in chosen])
+        features = torch.stack([torch.stack(picture.features[:2]) for picture in chosen])
         fine = torch.stack([cell_labels(picture, grid, size, names) for picture in chosen])
         coarse = torch.stack([cell_labels(picture, grid // 2, size, names) for picture in chosen])
         for group in optimizer.param_groups:

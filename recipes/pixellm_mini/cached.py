@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from pixellm_model import checkpoint
 from pixellm_model.config import PixelLMConfig
+from pixellm_model.efficientnet import FINER
 from pixellm_model.learning.packing import PackedImage, branch_off, shrink_mask
 from pixellm_model.model import PixelLM
 from pixellm_model.preprocess import process_image
@@ -31,21 +32,29 @@ from pixellm_model.synthetic.scenes import Picture, SceneRenderer
 from pixellm_model.tokenizer import PromptTokenizer
 from recipes.pixellm_mini.coco import CocoCrops, CocoPhotos
 from recipes.pixellm_mini.command import command
-from recipes.pixellm_mini.names import chosen_names
+from recipes.pixellm_mini.names import chosen_names, rendered_names
+from recipes.pixellm_mini.pause import Clock
+from recipes.pixellm_mini.photos import PhotoViews, shippable
+from recipes.pixellm_mini.wording import varied
 
 RENDERED = 448  # pixels; the towers see it smaller, as they will see photos
 BATCH = 8
 QUESTIONS, MAX_TARGETS, SUPPOSED = 8, 12, 3  # a picture, each time it is seen
 ASKABLE = 48  # names at once
 RARE = 30  # a name seen in fewer pictures is asked for as if it were in so many
+VOCABULARY = Path(__file__).with_name("vocabulary.json")
 SCENE_SHARE, PHOTO_SHARE, MOSAIC_SHARE = 0.7, 0.15, 0.15
 
 
 @dataclass(frozen=True)
 class CachedPicture:
-    """`features` (2, g*g, C) half precision; `masks` (things, 4g, 4g) in 0..255 on the padded square."""
+    """A picture as the towers see it, and the things in it.
 
-    features: torch.Tensor
+    `features`, half precision, are one tensor for each of `PixelLM.tower_features`; `masks` (things, 4g, 4g)
+    in 0..255 lie on the padded square.
+    """
+
+    features: tuple[torch.Tensor, ...]
     resized: tuple[int, int]
     names: list[str]
     masks: torch.Tensor
@@ -63,7 +72,9 @@ class CachedPicture:
 class Pictures(Dataset[tuple[Picture, object]]):
     """Pictures by number, rendered and processed where a worker of the loader runs."""
 
-    def __init__(self, source: SceneRenderer | CocoCrops, first: int, count: int, image_size: int):
+    def __init__(
+        self, source: SceneRenderer | CocoCrops | PhotoViews, first: int, count: int, image_size: int
+    ):
         self.source, self.first, self.count, self.image_size = source, first, count, image_size
 
     def __len__(self) -> int:
@@ -75,10 +86,14 @@ class Pictures(Dataset[tuple[Picture, object]]):
 
 
 class Cache:
-    """What `build` wrote to some folders: `features.npy` and `pictures.pt` in each."""
+    """What `build` wrote to some folders: `features.npy`, `finer.npy` and `pictures.pt` in each."""
 
     def __init__(self, *folders: Path):
         self.features = [np.load(folder / "features.npy", mmap_mode="r") for folder in folders]
+        self.finer = [
+            np.load(folder / "finer.npy", mmap_mode="r") if (folder / "finer.npy").exists() else None
+            for folder in folders
+        ]
         kept = [torch.load(folder / "pictures.pt", weights_only=True) for folder in folders]
         self.records = [record for records in kept for record in records]
         counts = Counter(name for record in self.records for name in set(record["names"]))
@@ -92,8 +107,11 @@ class Cache:
 
     def __getitem__(self, index: int) -> CachedPicture:
         record, (part, row) = self.records[index], self.places[index]
+        features = torch.from_numpy(np.array(self.features[part][row])).unbind(0)
+        if (finer := self.finer[part]) is not None:
+            features += _unpacked(torch.from_numpy(np.array(finer[row])), round(features[0].shape[0] ** 0.5))
         return CachedPicture(
-            torch.from_numpy(np.array(self.features[part][row])),
+            features,
             tuple(record["resized"]),
             record["names"],
             record["masks"],
@@ -113,14 +131,24 @@ def build(model: PixelLM, pictures: Pictures, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     shape = (len(pictures), 2, config.grid**2, config.feature_width)
     features = np.lib.format.open_memmap(out / "features.npy", "w+", np.float16, shape)
+    finer = None
+    if config.pyramid_dim:
+        width = 4 * FINER[0] + 16 * FINER[1]  # the values of both maps in each cell of the grid
+        size = (len(pictures), width * config.grid**2)
+        finer = np.lib.format.open_memmap(out / "finer.npy", "w+", np.float16, size)
     records: list[dict[str, object]] = []
     loader = DataLoader(pictures, BATCH, num_workers=1, prefetch_factor=4, collate_fn=list)
     began = time.monotonic()
     for batch in loader:
         images = [image for _, image in batch]
         with torch.autocast("cpu", torch.bfloat16):
-            states = torch.stack(model.tower_features(images), dim=1)  # (B, 2, g*g, C)
-        features[len(records) : len(records) + len(batch)] = states.half().numpy()
+            # One by one: on a CPU a batch only leaves the caches sooner.
+            seen = [model.tower_features([image]) for image in images]
+        states = [torch.cat(level) for level in zip(*seen, strict=True)]
+        place = slice(len(records), len(records) + len(batch))
+        features[place] = torch.stack(states[:2], dim=1).half().numpy()  # (B, 2, g*g, C)
+        if finer is not None:
+            finer[place] = torch.cat([level.flatten(1) for level in states[2:]], dim=1).half().numpy()
         for picture, image in batch:
             side = 4 * config.grid
             shrunk = [
@@ -139,7 +167,15 @@ def build(model: PixelLM, pictures: Pictures, out: Path) -> None:
         if len(records) % 400 == 0:
             print(f"{len(records)} pictures in {time.monotonic() - began:.0f} s", flush=True)
     features.flush()
+    if finer is not None:
+        finer.flush()
     torch.save(records, out / "pictures.pt")
+
+
+def _unpacked(values: torch.Tensor, grid: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The finer maps, (FINER[0], 2g, 2g) and (FINER[1], 4g, 4g), of their values in one row."""
+    middle, shallow = values.split([4 * FINER[0] * grid**2, 16 * FINER[1] * grid**2])
+    return middle.view(FINER[0], 2 * grid, 2 * grid), shallow.view(FINER[1], 4 * grid, 4 * grid)
 
 
 class CachedSamples:
@@ -150,9 +186,10 @@ class CachedSamples:
         self.nouns, self.seed = nouns, seed
 
     def __iter__(self) -> Iterator[PackedImage]:
-        rng = np.random.default_rng(self.seed)
+        rng, clock = np.random.default_rng(self.seed), Clock()
         while True:
             for index in rng.permutation(len(self.cache)):
+                clock.spent()  # waits while training is to make way
                 yield self.pack(self.cache[int(index)], rng)
 
     def pack(self, picture: CachedPicture, rng: np.random.Generator) -> PackedImage:
@@ -167,7 +204,7 @@ class CachedSamples:
         masks: list[torch.Tensor] = []
         for question in questioner.ask(QUESTIONS):
             if len(masks) + len(question.masks) <= MAX_TARGETS:
-                texts.append((question.text, question.answer))
+                texts.append((varied(question.text, rng), question.answer))
                 masks += [soft[id(mask)] for mask in question.masks]
         supposed = self._missing(picture, askable)
         for name in supposed:
@@ -190,13 +227,23 @@ def main() -> None:
     parser.add_argument("--pictures", type=int, default=6000)
     parser.add_argument("--first", type=int, default=10_000_000, help="number of the first picture")
     parser.add_argument("--coco", type=Path, help="crops of the photos of this folder instead")
+    parser.add_argument("--photos", type=Path, nargs="+", help="views of the photos of these folders instead")
+    parser.add_argument("--whole", action="store_true", help="only photos of which all is marked")
+    parser.add_argument("--views", type=int, nargs="+", default=[0], help="which views of each photo")
     args = parser.parse_args()
+    torch.set_num_threads(1)
     model, _ = checkpoint.load(args.base, dtype=torch.float32)
-    names = chosen_names()
     source: SceneRenderer | CocoCrops
+    names = rendered_names()
     source = renderer = SceneRenderer(
         args.cutouts, "train", RENDERED, SCENE_SHARE, PHOTO_SHARE, MOSAIC_SHARE, names
     )
+    if args.photos:
+        photos = shippable(args.photos, Nouns(VOCABULARY))
+        photos = [photo for photo in photos if photo.universe or not args.whole]
+        views = PhotoViews(photos, args.views, model.config.image_size, renderer)
+        build(model, Pictures(views, 0, len(views), model.config.image_size), args.out)
+        return
     if args.coco:
         source = CocoCrops(CocoPhotos(args.coco, names, train=True), renderer, names)
     build(model, Pictures(source, args.first, args.pictures, model.config.image_size), args.out)

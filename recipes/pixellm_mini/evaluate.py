@@ -26,7 +26,7 @@ from pixellm_model.measuring.overlay import draw_overlay
 from pixellm_model.samples import PLACEHOLDER, Question, Sample
 from pixellm_model.synthetic.scenes import SceneRenderer
 from recipes.pixellm_mini.coco import CocoPhotos
-from recipes.pixellm_mini.names import chosen_names
+from recipes.pixellm_mini.names import rendered_names
 
 SHEET_COLUMNS = 4
 FIRST_SEED = 900_000_000  # no picture trained on has a number like this
@@ -34,7 +34,7 @@ FIRST_SEED = 900_000_000  # no picture trained on has a number like this
 
 def coco_samples(folder: Path, train: bool) -> list[Sample]:
     """Real photos with questions about the categories they show, and about as many that they do not."""
-    photos = CocoPhotos(folder, chosen_names(), train)
+    photos = CocoPhotos(folder, rendered_names(), train)
     samples = []
     for image_id in photos.ids:
         present: dict[str, np.ndarray] = {}
@@ -73,8 +73,8 @@ def evaluate(
         The metrics of each kind of sample.
     """
     segmenter = Segmenter.from_pretrained(model)
-    known = SceneRenderer(cutouts, "train", size, names=chosen_names())
-    unknown = SceneRenderer(cutouts, "held_out", size, names=chosen_names())
+    known = SceneRenderer(cutouts, "train", size, names=rendered_names())
+    unknown = SceneRenderer(cutouts, "held_out", size, names=rendered_names())
     kinds: dict[str, list[Sample]] = {
         "new scenes": [known.render_scene(FIRST_SEED + seed) for seed in range(count)],
         "new things": [unknown.render_scene(FIRST_SEED + seed) for seed in range(count)],

@@ -10,8 +10,6 @@ that whole answers give.
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -19,12 +17,14 @@ import torch.nn.functional as F
 from pixellm_model import checkpoint
 from pixellm_model.learning.training import answer_states
 from pixellm_model.model import PixelLM
+from pixellm_model.pyramid import PyramidDecoder
 from pixellm_model.samples import PLACEHOLDER
 from pixellm_model.synthetic.nouns import Nouns
 from pixellm_model.synthetic.questions import NAMED
 from pixellm_model.tokenizer import PromptTokenizer
 from recipes.pixellm_mini.cached import Cache, CachedPicture
 from recipes.pixellm_mini.command import command
+from recipes.pixellm_mini.pause import Clock
 from recipes.pixellm_mini.state import load_state, save_state
 
 PICTURES = 6  # a step
@@ -73,15 +73,17 @@ def look(
 ) -> None:
     """Train language model and `mm_projector` of `model` in place."""
     model.requires_grad_(False)
-    parts = (model.model.layers, model.model.embed_tokens, model.model.norm, model.model.mm_projector)
+    parts = [model.model.layers, model.model.embed_tokens, model.model.norm, model.model.mm_projector]
+    if isinstance(model.model.mask_decoder, PyramidDecoder):
+        parts.append(model.model.mask_decoder.hints)
     parameters = [p for part in parts for p in part.parameters()]
     for parameter in parameters:
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.01, betas=(0.9, 0.98))
-    rng, began, step = np.random.default_rng(seed), time.monotonic(), 0
+    rng, clock, step = np.random.default_rng(seed), Clock(), 0
     no = tokenizer.encode("There")[1]
     counts = [0.0] * 4
-    while (progress := (time.monotonic() - began) / (60 * minutes)) < 1:
+    while (progress := clock.spent() / (60 * minutes)) < 1:
         batch = []
         for index in rng.choice(len(cache), PICTURES, replace=False):
             picture = cache[int(index)]

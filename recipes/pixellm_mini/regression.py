@@ -19,7 +19,7 @@ from PIL import Image
 from pixellm_model.samples import Sample
 from pixellm_model.synthetic.questions import Questioner
 from pixellm_model.synthetic.scenes import SceneRenderer
-from recipes.pixellm_mini.names import chosen_names
+from recipes.pixellm_mini.names import rendered_names
 from worker.jobs.masks import to_rle
 
 SIZE = 320
@@ -87,7 +87,7 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = renders_only(arguments.cutouts, Path(scratch))
-        renderer = SceneRenderer(folder, size=SIZE, names=chosen_names())
+        renderer = SceneRenderer(folder, size=SIZE, names=rendered_names())
         for name, (count, first_seed) in SETS.items():
             images = arguments.out / name / "images"
             images.mkdir(parents=True, exist_ok=True)

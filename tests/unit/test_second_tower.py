@@ -39,7 +39,7 @@ def test_both_towers_see_one_grid_and_each_scale_has_both() -> None:
     model = Segmenter.from_pretrained(device="cpu").model
     with torch.inference_mode():
         image = process_image(Image.new("RGB", (300, 200), "red"), model.config.image_size)
-        deep, shallow = model.tower_features([image])
+        deep, shallow, *_ = model.tower_features([image])
     assert deep.shape == shallow.shape == (1, model.config.grid**2, model.config.feature_width)
     assert torch.equal(deep[..., -CHANNELS:], shallow[..., -CHANNELS:])
     assert not torch.equal(deep[..., :-CHANNELS], shallow[..., :-CHANNELS])

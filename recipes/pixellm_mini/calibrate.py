@@ -1,0 +1,50 @@
+"""Move what counts as there, and what counts as inside: two numbers, chosen on photos kept aside.
+
+    python -m recipes.pixellm_mini.calibrate --state training.pt --out FILE --presence -4 --logit 1
+
+Targets whose presence is below `--presence` count as missing from now on, and pixels whose logit is above
+minus `--logit` as inside. Nothing else changes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+BIAS, WEIGHTS = "model.mask_decoder.choose.bias", "model.mask_decoder.weights"
+
+
+def calibrate(
+    weights: dict[str, torch.Tensor], presence: float, logit: float, coarse: float | None = None
+) -> None:
+    """Change the two biases of `PyramidDecoder.choose`, and the weight of the coarse logits, in place."""
+    bias = weights[BIAS].clone()
+    bias[-1] -= presence
+    bias[-2] += logit + weights[WEIGHTS][1] * presence
+    weights[BIAS] = bias
+    if coarse is not None:
+        weights[WEIGHTS] = torch.stack([torch.tensor(coarse), weights[WEIGHTS][1]])
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--state", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--presence", type=float, default=0.0)
+    parser.add_argument("--logit", type=float, default=0.0)
+    parser.add_argument(
+        "--coarse", type=float, help="the weight of the coarse logits; as it is, if not given"
+    )
+    args = parser.parse_args()
+    state = torch.load(args.state, map_location="cpu", weights_only=True)
+    calibrate(state["model"], args.presence, args.logit, args.coarse)
+    torch.save({"model": state["model"], "step": state.get("step", 0)}, args.out)
+
+
+if __name__ == "__main__":
+    main()
