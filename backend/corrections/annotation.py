@@ -98,11 +98,23 @@ def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
 
 
 def _grouped(items: _Items) -> list[_Items]:
-    """Return the items by region, in order."""
-    groups: dict[object, _Items] = {}
-    for position, item in enumerate(items):
-        groups.setdefault(_text(item.get("id")) or position, []).append(item)
-    return list(groups.values())
+    """Return the items by region, in order.
+
+    The items of one region share its id and differ in type, as a shape and its label do. A second mask under
+    the same id is a region of its own.
+    """
+    groups: list[_Items] = []
+    newest: dict[str, _Items] = {}
+    for item in items:
+        region = _text(item.get("id"))
+        group = newest.get(region) if region else None
+        if group is None or any(other.get("type") == item.get("type") for other in group):
+            group = []
+            groups.append(group)
+            if region:
+                newest[region] = group
+        group.append(item)
+    return groups
 
 
 def _is_own_text(items: _Items, config: LabelConfig) -> bool:

@@ -381,6 +381,12 @@ def test_a_region_in_two_items_is_read_as_one(with_mask: bool) -> None:
         assert only.label == "Book" and (only.mask == block(1)).all()
 
 
+def test_two_masks_with_one_id_are_two_regions() -> None:
+    first, second = region(block(0)), region(block(12)) | {"id": region(block(0))["id"]}
+    masks = [found.mask for found in read_regions([first, second], CONFIG)]
+    assert len(masks) == 2 and not np.array_equal(*masks)
+
+
 def test_texts_of_our_own_controls_are_an_empty_annotation() -> None:
     assert read_regions([text("answer", "cup is [1].")], ASKING) == []
     assert read_regions([text("prompt", "the cup"), text("answer", "cup is [1].")], ASKING) == []
