@@ -155,7 +155,7 @@ def imported(path: Path) -> frozenset[str]:
 
 @cache
 def lazy_exports() -> dict[str, str]:
-    """`pixellm_model.NAME` for each name that it imports under TYPE_CHECKING, and the module it comes from."""
+    """`pixellm_model.NAME` for each name imported under TYPE_CHECKING there, and the module it comes from."""
     tree = ast.parse((ROOT / "pixellm_model/__init__.py").read_text("utf-8"))
     (block,) = (node for node in tree.body if isinstance(node, ast.If))
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom)]
