@@ -1,12 +1,16 @@
-"""The start of `python -m backend`: a wrong setting of the worker ends the commands that use it."""
+"""What the commands of `python -m backend` print when they start."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from backend.__main__ import main
+from support.workers import ROOT
 
 
 @pytest.mark.parametrize("arguments", [["collect"], ["reconcile"], ["reconcile", "--project", "1"]])
@@ -27,3 +31,11 @@ def test_a_wrong_setting_of_the_worker_is_named(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("MAX_IMAGE_BYTES: ")
     assert not (tmp_path / "data").exists()
+
+
+def test_the_database_is_set_up_without_a_word(redis_url: str, tmp_path: Path) -> None:
+    environment = os.environ | {"DATA_DIR": str(tmp_path), "REDIS_URL": redis_url, "LOG_LEVEL": "INFO"}
+    command = [sys.executable, "-m", "backend", "reconcile"]
+    ended = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "", "")
+    assert (tmp_path / "pixellm.db").is_file()

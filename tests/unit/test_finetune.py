@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -268,7 +269,7 @@ def test_a_recipe_file_with_an_unusable_value_says_which(text: str, reason: str,
     ],
 )
 def test_a_recipe_with_a_value_out_of_range_names_the_field(
-    field: str, value: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    field: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(DataError, match=f"'{field}' is {value}"):
         FineTuneRecipe(**{field: value})
