@@ -19,6 +19,7 @@ from backend.label_studio.client import LabelStudioUnavailable
 from backend.prelabelling import command as prelabelling
 from backend.settings import BackendSettings
 from label_config import ConfigError
+from worker.settings import WorkerSettings
 from worker.startup import EXIT_CANNOT_START, configure_logging, read_settings
 from worker.store import DatabaseUnavailable
 
@@ -42,6 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     settings = read_settings(BackendSettings)
     configure_logging(settings.log_level)
+    if parsed.command in ("collect", "reconcile"):
+        read_settings(WorkerSettings)  # the collector reads them later, where a wrong one fails every event
     match parsed.command:
         case "collect":
             return _collect(settings)

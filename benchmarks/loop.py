@@ -107,6 +107,7 @@ def steps(photos: Path, after: list[int], folder: Path, redis_url: str) -> list[
     """
     os.environ |= {"DATA_DIR": str(folder), "REDIS_URL": redis_url}
     settings = WorkerSettings.model_validate({})
+    training_job.install(settings)
     database, registry = Database(settings), Registry(settings)
     database.migrate()
     arrivals = Arrivals(photos, database, Blobs(settings))

@@ -43,4 +43,5 @@ def read_settings(kind: type[AnySettings], **overrides: Any) -> AnySettings:
 def configure_logging(level: str) -> None:
     """Log to standard error from `level` on, one line for each record."""
     logging.basicConfig(level=level, stream=sys.stderr, format=LOG_FORMAT)
-    logging.getLogger("httpx").setLevel("WARNING")
+    for library in ("httpx", "alembic"):
+        logging.getLogger(library).setLevel("WARNING")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, TypeGuard
 
 import httpx
 
@@ -51,13 +51,11 @@ class LabelStudioClient:
 
     def project(self, project: str) -> dict[str, Any]:
         """Return a project, with its labeling configuration in `label_config`."""
-        response: dict[str, Any] = self._request("GET", f"/api/projects/{project}/")
-        return response
+        return self._read_object(f"/api/projects/{project}/", "label_config")
 
     def task(self, task: str) -> dict[str, Any]:
         """Return a task with its data."""
-        response: dict[str, Any] = self._request("GET", f"/api/tasks/{task}/")
-        return response
+        return self._read_object(f"/api/tasks/{task}/", "data")
 
     def tasks(self, project: str, *, details: bool = True) -> Iterator[dict[str, Any]]:
         """Yield each task of a project once, fetched page by page.
@@ -84,15 +82,18 @@ class LabelStudioClient:
         """Return the tasks on a page, and how many tasks the project has."""
         params = {"project": project, "page": page, "page_size": PAGE_SIZE}
         try:
-            response = self._request(
-                "GET", "/api/tasks/", params=params | ({"fields": "all"} if details else {})
+            response = self._read_object(
+                "/api/tasks/", "tasks", params=params | ({"fields": "all"} if details else {})
             )
         except LabelStudioUnavailable as error:
             # "Invalid page.": there were enough tasks for this page when the one before it was read.
             if error.status == httpx.codes.NOT_FOUND and page > 1:
                 return [], -1
             raise
-        return response["tasks"], response["total"]
+        tasks, total = response["tasks"], response.get("total")
+        if not _are_objects(tasks) or not isinstance(total, int):
+            raise _not_label_studio("/api/tasks/")
+        return tasks, total
 
     def unlabelled(self, project: str, limit: int) -> list[dict[str, Any]]:
         """Return the first tasks without an annotation, at most `limit`."""
@@ -104,8 +105,7 @@ class LabelStudioClient:
 
     def predictions(self, task: int) -> list[dict[str, Any]]:
         """Return all predictions of a task."""
-        response: list[dict[str, Any]] = self._request("GET", "/api/predictions/", params={"task": task})
-        return response
+        return self._read_list("/api/predictions/", params={"task": task})
 
     def replace_prediction(self, number: int, prediction: dict[str, Any]) -> None:
         """Replace the content of the prediction with this number."""
@@ -113,28 +113,53 @@ class LabelStudioClient:
 
     def backend_titles(self, project: str) -> list[str]:
         """Return the titles of the ML backends that a project is connected to."""
-        response = self._request("GET", "/api/ml/", params={"project": project})
-        return [str(backend.get("title", "")) for backend in response]
+        backends = self._read_list("/api/ml/", params={"project": project})
+        return [str(backend.get("title", "")) for backend in backends]
 
     def set_version(self, project: str, version: str) -> None:
         """Make `version` the one whose predictions the project shows and orders its tasks by."""
         self._request("PATCH", f"/api/projects/{project}/", json={"model_version": version})
+
+    def _read_object(self, path: str, key: str, **options: Any) -> dict[str, Any]:
+        response = self._request("GET", path, **options)
+        if not isinstance(response, dict) or key not in response:
+            raise _not_label_studio(path)
+        return response
+
+    def _read_list(self, path: str, **options: Any) -> list[dict[str, Any]]:
+        response = self._request("GET", path, **options)
+        if not _are_objects(response):
+            raise _not_label_studio(path)
+        return response
 
     def _request(self, method: str, path: str, **options: Any) -> Any:
         try:
             response = self._client.request(method, path, **options)
         except SiteError as error:  # a personal token that is not valid
             raise LabelStudioUnavailable(str(error)) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             reason = str(error).rstrip(".") or type(error).__name__
             raise LabelStudioUnavailable(
                 f"Label Studio (LABEL_STUDIO_URL) cannot be asked: {reason}."
             ) from error
         if response.is_success:
-            return response.json() if response.content else None
+            try:
+                return response.json() if response.content else None
+            except ValueError:
+                raise _not_label_studio(path) from None
         hint = ": LABEL_STUDIO_API_KEY may not do this" if response.status_code in (401, 403) else ""
         raise LabelStudioUnavailable(
             f"Label Studio answered HTTP {response.status_code} to {method} {path}{hint}. "
             f"{response.text[:MAX_ERROR_CHARS]}",
             response.status_code,
         )
+
+
+def _are_objects(value: object) -> TypeGuard[list[dict[str, Any]]]:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _not_label_studio(path: str) -> LabelStudioUnavailable:
+    return LabelStudioUnavailable(
+        f"LABEL_STUDIO_URL does not lead to Label Studio: what it answers to {path} is of another form."
+    )

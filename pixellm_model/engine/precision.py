@@ -18,12 +18,18 @@ def resolve_precision(device: str, dtype: str) -> tuple[str, torch.dtype]:
         The device's name and the dtype to load the weights in.
 
     Raises:
-        ValueError: The dtype is unknown, or there is no GPU for a "cuda" device.
+        ValueError: The device or the dtype is unknown, or there is no GPU for a "cuda" device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        index = torch.device(device).index
+    except RuntimeError:
+        raise ValueError(f"Unknown device {device!r}; use auto, cpu, cuda or cuda:N.") from None
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"Device {device!r} was asked for, but torch sees no GPU; use 'cpu' or 'auto'.")
+    if device.startswith("cuda") and (index or 0) >= (count := torch.cuda.device_count()):
+        raise ValueError(f"Device {device!r} was asked for, but torch sees only {count}, from cuda:0 on.")
     if dtype not in ("auto", "int8", *DTYPES):
         raise ValueError(f"Unknown dtype {dtype!r}; use one of auto, {', '.join(DTYPES)}, int8.")
     return device, DTYPES.get(dtype, torch.float32 if device == "cpu" else torch.bfloat16)

@@ -23,6 +23,7 @@ from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
 from pixellm_model import adapter, checkpoint
+from pixellm_model.engine.precision import resolve_precision
 from pixellm_model.errors import DataError
 from pixellm_model.learning.packing import PackedImage, choose_questions, pack_questions
 from pixellm_model.learning.recipe import FineTuneRecipe
@@ -250,8 +251,7 @@ def fine_tune(
     """
     if not len(samples):
         raise DataError("There is nothing to train on; give at least one sample.")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device, _ = resolve_precision(device, "auto")
     torch.manual_seed(recipe.seed)
     base_model, model, tokenizer, config = _load(base, recipe, device)
     log.info("%s", describe(model, recipe, len(samples)))

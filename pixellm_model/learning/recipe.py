@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import math
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from pixellm_model.errors import DataError
 from pixellm_model.learning.training import LossRecipe
+
+# Values have to be finite, and at least this; 0 for fields that are not named.
+LEAST = {
+    "max_steps": -1,
+    "batch_size": 1,
+    "accumulation": 1,
+    "lora_r": 1,
+    "lora_alpha": 1,
+    "max_targets": 1,
+    "max_drawn": 1,
+    "save_steps": 1,
+}
+ABOVE_ZERO = ("epochs", "lr")
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,9 @@ class FineTuneRecipe(LossRecipe):
         cache_bytes: Bound of the images' tower features in memory.
         save_steps: Steps between two checkpoints.
         seed: Of everything random.
+
+    Raises:
+        DataError: A value is out of range.
     """
 
     epochs: float = 10.0
@@ -53,13 +70,24 @@ class FineTuneRecipe(LossRecipe):
     save_steps: int = 50
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if value is None:
+                continue
+            least = LEAST.get(name, 0)
+            if not math.isfinite(value) or value < least or (name in ABOVE_ZERO and value == 0):
+                bound = "above 0" if name in ABOVE_ZERO else f"of at least {least}"
+                raise DataError(f"The recipe's {name!r} is {value}; give a finite number {bound}.")
+        if self.lora_dropout > 1:
+            raise DataError(f"The recipe's 'lora_dropout' is {self.lora_dropout}; give a number from 0 to 1.")
+
     @classmethod
     def from_file(cls, path: Path) -> FineTuneRecipe:
         """Read a recipe from a JSON object with some of the fields.
 
         Raises:
-            DataError: The file cannot be read, a field is unknown, or a value is not a number where the field
-                takes one.
+            DataError: The file cannot be read, a field is unknown, or a value is out of range or not a number
+                where the field takes one.
         """
         try:
             values = json.loads(path.read_text("utf-8"))

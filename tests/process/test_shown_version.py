@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
-from support.backend import ask, batch, running_backend
+from support.backend import CONFIG, ask, batch, running_backend
 from support.image_server import ImageServer, reply, running_server
 from support.workers import Workers, eventually
 
@@ -34,7 +34,7 @@ class LabelStudio:
                 return
             self.model_version = change["model_version"]
             self.changes.append(self.model_version)
-        body = json.dumps({"model_version": self.model_version}).encode()
+        body = json.dumps({"label_config": CONFIG, "model_version": self.model_version}).encode()
         reply(body, Content_Type="application/json")(handler)
 
 

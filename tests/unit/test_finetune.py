@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -243,6 +245,40 @@ def test_a_recipe_file_with_an_unusable_value_says_which(text: str, reason: str,
     (tmp_path / "recipe.json").write_text(text)
     with pytest.raises(DataError, match=reason):
         FineTuneRecipe.from_file(tmp_path / "recipe.json")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("epochs", 0),
+        ("epochs", math.inf),
+        ("max_steps", -2),
+        ("batch_size", 0),
+        ("accumulation", 0),
+        ("lr", 0.0),
+        ("lr", -1e-3),
+        ("lr", math.nan),
+        ("warmup_steps", -1),
+        ("lora_r", 0),
+        ("lora_dropout", 1.5),
+        ("max_targets", 0),
+        ("max_drawn", 0),
+        ("save_steps", 0),
+        ("seed", -1),
+        ("bce_weight", -1.0),
+    ],
+)
+def test_a_recipe_with_a_value_out_of_range_names_the_field(
+    field: str, value: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(DataError, match=f"'{field}' is {value}"):
+        FineTuneRecipe(**{field: value})
+    (tmp_path / "recipe.json").write_text(json.dumps({field: value}))
+    data = write_muse(tmp_path / "data", muse_entry())
+    run = ["--data", str(data), "--out", str(tmp_path / "run"), "--recipe", str(tmp_path / "recipe.json")]
+    assert main(["train", *run]) == 2
+    assert f"'{field}' is {value}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_recipe_file_may_use_null_and_truth_values_where_the_field_does(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 import worker.__main__ as command_line
 from worker.settings import WorkerSettings
+from worker.store import dataset
 
 
 @pytest.fixture
@@ -95,3 +96,27 @@ def test_a_wrong_setting_is_named(
         command_line.main(["runs"])
     assert ended.value.code == 2
     assert capsys.readouterr().err.startswith("REDIS_URL: must begin with redis://")
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", str(2**70)])
+def test_a_limit_out_of_range_is_one_sentence(
+    limit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    assert command_line.main(["runs", "--limit", limit]) == 1
+    assert capsys.readouterr().err == f"--limit is {limit}; give a number from 1 to 1000000.\n"
+
+
+def test_an_export_over_a_file_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("precious")
+    monkeypatch.setenv("DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(dataset, "corrections_of", lambda database, project: ["a correction"])
+    monkeypatch.setattr(dataset, "export_muse", lambda corrections, blobs, folder: folder.mkdir())
+    arguments = ["dataset", "export", "--project", "1", "--out"]
+    assert command_line.main([*arguments, str(tmp_path / "file")]) == 1
+    assert capsys.readouterr().err == f"{tmp_path / 'file'} is a file; name a new folder.\n"
+    assert command_line.main([*arguments, str(tmp_path / "file" / "below")]) == 1
+    assert "Not a directory" in capsys.readouterr().err
+    assert (tmp_path / "file").read_text() == "precious"

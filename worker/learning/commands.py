@@ -27,6 +27,7 @@ from worker.store.tables import Correction, TrainingRun
 
 POLL_EVERY_S = 1.0
 WORST_QUESTIONS = 10
+MAX_RUNS = 1_000_000
 BASE = "base"  # the version's name in `versions promote` that means the base model
 
 Command = Callable[[WorkerSettings, argparse.Namespace], None]
@@ -40,7 +41,7 @@ def run_command(command: Command, settings: WorkerSettings, arguments: argparse.
     """Run a command.
 
     These errors end it with one sentence on standard error: CommandError, RegistryError, DatabaseUnavailable,
-    RedisError, FileNotFoundError and ValueError. Others are defects and are raised.
+    RedisError, OSError and ValueError. Others are defects and are raised.
 
     Args:
         command: A function of this module.
@@ -57,7 +58,7 @@ def run_command(command: Command, settings: WorkerSettings, arguments: argparse.
         RegistryError,
         DatabaseUnavailable,
         RedisError,
-        FileNotFoundError,
+        OSError,
         ValueError,
     ) as error:
         print(error, file=sys.stderr)
@@ -74,11 +75,13 @@ def dataset_export(settings: WorkerSettings, arguments: argparse.Namespace) -> N
     """Write a project's corrections as a data set.
 
     Raises:
-        CommandError: The project has no corrections, or the folder is not empty.
+        CommandError: The project has no corrections, or `--out` is a file or a folder that is not empty.
     """
     corrections = dataset.corrections_of(_open_database(settings), arguments.project)
     if not corrections:
         raise CommandError(f"Project {arguments.project} has no corrections to export.")
+    if arguments.out.is_file():
+        raise CommandError(f"{arguments.out} is a file; name a new folder.")
     if arguments.out.exists() and any(arguments.out.iterdir()):
         raise CommandError(f"{arguments.out} is not empty; name a new folder.")
     if arguments.format == "coco":
@@ -191,7 +194,13 @@ def train(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
 
 
 def list_runs(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
-    """Print the training runs, newest first."""
+    """Print the training runs, newest first.
+
+    Raises:
+        CommandError: `--limit` is out of range.
+    """
+    if not 1 <= arguments.limit <= MAX_RUNS:
+        raise CommandError(f"--limit is {arguments.limit}; give a number from 1 to {MAX_RUNS}.")
     query = select(TrainingRun).order_by(TrainingRun.id.desc()).limit(arguments.limit)
     with _open_database(settings).session() as session:
         for run in session.scalars(query):

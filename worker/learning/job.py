@@ -73,6 +73,15 @@ class TrainingPlan:
         return f"{self.base.version}+{self.adapter}"
 
 
+_settings: WorkerSettings | None = None
+
+
+def install(settings: WorkerSettings) -> None:
+    """Make `settings` those of the runs in this process and the processes forked from it."""
+    global _settings
+    _settings = settings
+
+
 def run(number: int) -> str:
     """Do a training run; RQ calls it.
 
@@ -87,7 +96,8 @@ def run(number: int) -> str:
         DatabaseUnavailable: The database cannot be used; RQ starts the run again.
         RedisError: Redis cannot be used, or another run has taken the project's lock; likewise.
     """
-    settings = WorkerSettings.model_validate({})
+    assert _settings is not None
+    settings = _settings
     database = Database(settings)
     connection = connect(settings.redis_url)
     with database.session() as session:

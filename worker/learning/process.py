@@ -16,6 +16,7 @@ from rq.job import Job
 
 from worker.jobs.names import TRAINING_QUEUE
 from worker.jobs.queue import connect, connect_blocking
+from worker.learning.job import install
 from worker.settings import WorkerSettings
 from worker.startup import EXIT_CANNOT_START, configure_logging
 from worker.store import Database, DatabaseUnavailable, runs
@@ -77,6 +78,7 @@ def learn(settings: WorkerSettings) -> int:
         [queue], connection=connection, serializer="json", job_monitoring_interval=5, maintenance_interval=10
     )
     worker.log_result_lifespan = False
+    install(settings)
     log.info("waiting for trainings")
     worker.work(logging_level="WARNING")
     return 0

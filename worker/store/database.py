@@ -11,7 +11,7 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, create_engine, event, make_url, text
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.orm import Session
 
@@ -35,8 +35,11 @@ class Database:
 
     def __init__(self, settings: Settings) -> None:
         """Set up the pool; nothing is connected yet. The folder of an SQLite file is created."""
-        url = settings.database_url or f"sqlite:///{(settings.data_dir / 'pixellm.db').absolute()}"
-        self.url = make_url(url.replace("postgres://", "postgresql://", 1))
+        if settings.database_url:
+            self.url = make_url(settings.database_url.replace("postgres://", "postgresql://", 1))
+        else:
+            file = (settings.data_dir / "pixellm.db").absolute()
+            self.url = URL.create("sqlite", database=str(file))  # in a URL's text, a `?` ends the path
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
             self._engine = create_engine(self.url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
@@ -54,7 +57,7 @@ class Database:
             DatabaseUnavailable: The database cannot be reached or used.
         """
         config = Config()
-        config.set_main_option("script_location", str(MIGRATIONS))
+        config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))  # as ConfigParser does
         with self._available(), self._migration_lock(), self._engine.connect() as connection:
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

@@ -80,12 +80,19 @@ def enqueue(connection: Redis, number: int) -> None:
 
 
 def requeue(database: Database, connection: Redis) -> None:
-    """Enqueue the open runs that Redis has lost; end those whose job failed for good."""
+    """Enqueue the open runs that Redis has lost; end those whose job failed for good.
+
+    Jobs that another release made, for a function of another name, are replaced unless they are running.
+    """
     with database.session() as session:
         for run in session.scalars(select(TrainingRun).where(TrainingRun.state.in_(OPEN))):
             job = _job(connection, f"train-{run.id}")
             status = job.get_status(refresh=False) if job is not None else None
-            if status is None:
+            if job is not None and status is not JobStatus.STARTED and job.func_name != TRAIN:
+                log.warning("training %d is queued again: another release made its job", run.id)
+                job.delete()
+                enqueue(connection, run.id)
+            elif status is None:
                 log.warning("training %d is queued again: Redis has lost it", run.id)
                 enqueue(connection, run.id)
             elif status in (JobStatus.FAILED, JobStatus.STOPPED, JobStatus.CANCELED):
