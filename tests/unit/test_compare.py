@@ -384,7 +384,7 @@ def test_a_region_in_two_items_is_read_as_one(with_mask: bool) -> None:
 def test_two_masks_with_one_id_are_two_regions() -> None:
     first, second = region(block(0)), region(block(12)) | {"id": region(block(0))["id"]}
     masks = [found.mask for found in read_regions([first, second], CONFIG)]
-    assert len(masks) == 2 and not np.array_equal(*masks)
+    assert len(masks) == 2 and not np.array_equal(masks[0], masks[1])
 
 
 def test_texts_of_our_own_controls_are_an_empty_annotation() -> None:
