@@ -42,7 +42,7 @@ from backend.prompts.tasks import (
 from backend.settings import BackendSettings
 from label_config import ConfigError, LabelConfig, read_config
 from worker.jobs.contract import SegmentJob, SegmentResult, Turn
-from worker.jobs.masks import from_rle, to_rle
+from worker.jobs.masks import to_rle
 from worker.jobs.queue import QueueUnavailable, SegmentQueue
 from worker.store import Database
 from worker.store.registry import Registry
@@ -195,17 +195,20 @@ class Predictor:
         if not config.masks:
             raise BadTask(NO_MASKS_TO_POINT_AT)
         region = await asyncio.to_thread(region_pointed_at, pointing, task, config)
-        mask = None if region is None else self._latest_masks.current(task.id, region)
+        draft = mask = None
+        if region is not None:
+            draft = await asyncio.to_thread(to_rle, region.mask)
+            mask = self._latest_masks.current(task.id, region.id, draft)
         job = segment_job(task, name_of(region), config, project, "interactive").model_copy(
             update={
                 "clicks": pointing.clicks,
                 "box": pointing.box,
-                "mask": None if mask is None else await asyncio.to_thread(to_rle, mask),
+                "mask": mask,
             }
         )
         result = await self._model.ask(job, self._settings.predict_wait_s)
-        if region is not None and result.targets:
-            self._latest_masks.remember(task.id, region, from_rle(result.targets[0].mask))
+        if region is not None and draft is not None and result.targets:
+            self._latest_masks.remember(task.id, region.id, draft, result.targets[0].mask)
         return await asyncio.to_thread(build_refinement, result, config, pointing, region)
 
     async def _batch(

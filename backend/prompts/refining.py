@@ -6,12 +6,11 @@ import hashlib
 import time
 from collections import OrderedDict
 
-from backend.label_studio.brush_rle import Mask
 from backend.prompts.pointing import DraftRegion, Pointing
 from backend.prompts.regions import Prediction, ResultItem, answer_item, item_index_of, region_items
 from backend.prompts.shapes import ITEM_ID_CHARS, region_values
 from label_config import LabelConfig, ShapeControl, map_label
-from worker.jobs.contract import SegmentResult
+from worker.jobs.contract import CocoRLE, SegmentResult
 from worker.jobs.masks import from_rle
 
 # Label Studio saves a draft five seconds after the last change. Until then it sends the mask as it was.
@@ -20,32 +19,36 @@ MAX_REMEMBERED = 256
 
 
 class LatestMasks:
-    """The newest mask of each region, while Label Studio's draft may still hold the one before."""
+    """The newest mask of each region, while Label Studio's draft may still hold the one before.
+
+    Masks are kept as RLE: as arrays, those of large images would take gigabytes.
+    """
 
     def __init__(self) -> None:
-        self._masks: OrderedDict[tuple[int, str], tuple[float, bytes, Mask]] = OrderedDict()
+        self._masks: OrderedDict[tuple[int, str], tuple[float, CocoRLE, CocoRLE]] = OrderedDict()
 
-    def current(self, task: int, region: DraftRegion) -> Mask:
+    def current(self, task: int, region: str, draft: CocoRLE) -> CocoRLE:
         """Return the mask that the annotator sees.
 
         Args:
             task: The task's number.
-            region: The region as the draft has it.
+            region: The region's id.
+            draft: The region's mask as the draft has it.
 
         Returns:
             The latest corrected mask if it was made from the draft's mask a moment ago; else the draft's.
         """
-        known = self._masks.get((task, region.id))
+        known = self._masks.get((task, region))
         if known is None:
-            return region.mask
-        made_at, source, mask = known
-        is_pending = time.monotonic() < made_at + DRAFT_DELAY_S and source == _digest(region.mask)
-        return mask if is_pending else region.mask
+            return draft
+        made_at, source, latest = known
+        is_pending = time.monotonic() < made_at + DRAFT_DELAY_S and source == draft
+        return latest if is_pending else draft
 
-    def remember(self, task: int, region: DraftRegion, mask: Mask) -> None:
-        """Keep the corrected mask of a region for the next click."""
-        self._masks[task, region.id] = time.monotonic(), _digest(region.mask), mask
-        self._masks.move_to_end((task, region.id))
+    def remember(self, task: int, region: str, draft: CocoRLE, latest: CocoRLE) -> None:
+        """Keep the corrected mask of a region, made while the draft had `draft`, for the next click."""
+        self._masks[task, region] = time.monotonic(), draft, latest
+        self._masks.move_to_end((task, region))
         while len(self._masks) > MAX_REMEMBERED:
             self._masks.popitem(last=False)
 
@@ -116,7 +119,3 @@ def _new_region(result: SegmentResult, config: LabelConfig, score: float) -> Res
         "score": score,
     }
     return region | item_index_of(config)
-
-
-def _digest(mask: Mask) -> bytes:
-    return hashlib.blake2b(mask.tobytes(), digest_size=16).digest()
