@@ -146,7 +146,7 @@ def test_the_page_says_that_auto_annotation_is_off(project: Project, editor: Edi
 
 @pytest.mark.parametrize("image", ["cat.jpg", "coffee.jpg", "astronaut.jpg"])
 def test_prompt_and_answer_are_seen_above_the_image(project: Project, editor: Editor, image: str) -> None:
-    """Landscape and square pictures: the answer stands between the prompt and the image."""
+    """Landscape and square pictures: prompt, answer, and the whole image on one screen."""
     editor.open(project.task(samples.FOLDER / image))
     editor.ask("the cup and the person")
     editor.shot("answered")
@@ -155,6 +155,9 @@ def test_prompt_and_answer_are_seen_above_the_image(project: Project, editor: Ed
     picture = editor.page.locator("canvas").first.bounding_box()
     assert viewport and prompt and answer and picture
     assert 0 < prompt["y"] < answer["y"] < picture["y"] < viewport["height"] / 2
+    bar = editor.toggle.locator("xpath=ancestor::*[contains(@class, 'bottombar')][last()]").bounding_box()
+    assert bar
+    assert picture["y"] + picture["height"] <= bar["y"], "the image reaches below the screen"
 
 
 def test_a_question_under_way_hides_the_old_answer(project: Project, editor: Editor) -> None:
