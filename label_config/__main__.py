@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from label_config.config import ConfigError
 from label_config.explain import explain
-from label_config.reader import ConfigError
 
 DESCRIPTION = "Explain a labeling configuration: where the image, prompts, masks, answers and labels are."
 EXIT_UNUSABLE = 1

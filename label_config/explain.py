@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from label_config.config import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl
 from label_config.labels import fallback_label
-from label_config.reader import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl, read_config
+from label_config.reader import read_config
 
 # Controls whose results this project neither writes nor reads, beside shapes that it does not use.
 _IGNORED = frozenset(
@@ -88,6 +89,11 @@ def explain(xml: str) -> Explanation:
 def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     image = f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task'
     facts = [image, *(_shape_fact(shape, tags) for shape in config.shapes)]
+    facts += [
+        f'"{shape.name}" shows no target with a score below {shape.min_score:g} (model_score_threshold)'
+        for shape in config.shapes
+        if shape.min_score
+    ]
     if len(config.shapes) > 1:
         facts.append("a target goes to the first of these that has its label")
     if aliases := [f"{alias} -> {label.value}" for label in config.labels for alias in label.aliases]:

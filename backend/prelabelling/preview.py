@@ -15,7 +15,7 @@ from backend.prelabelling.patience import Patience
 from backend.prelabelling.progress import Progress
 from backend.prelabelling.questions import Questions, QuestionsOf
 from backend.prompts.model_client import JobFailed
-from backend.prompts.regions import answer_text
+from backend.prompts.regions import answer_text, is_shown
 from backend.prompts.request import Task
 from backend.prompts.tasks import BadTask
 from label_config import LabelConfig, map_label
@@ -112,8 +112,8 @@ class Preview:
         for job, result in answers:
             texts.append(answer_text(result, config, self._min_score, questions[job.prompt]))
             for target in result.targets:
-                if target.score >= self._min_score:
-                    label = questions[job.prompt] or map_label(target.phrase, config)
+                label = questions[job.prompt] or map_label(target.phrase, config)
+                if is_shown(target, config, self._min_score, label):
                     colour = colours.get(label, colours[None])
                     row = Target(label, target.score, target.phrase, colour, is_empty(target.mask))
                     targets.append(row)

@@ -24,7 +24,13 @@ from backend.prompts.model_client import JobFailed, ModelClient, NotReady
 from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.refining import LatestMasks, build_refinement, name_of
-from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
+from backend.prompts.regions import (
+    Prediction,
+    answer_item,
+    answer_item_without_config,
+    build_prediction,
+    hidden_targets,
+)
 from backend.prompts.request import Context, PredictRequest, Task
 from backend.prompts.shapes import without_speckles
 from backend.prompts.shown_version import ShownVersion
@@ -264,14 +270,13 @@ class Predictor:
 
     async def _build(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
         result = await asyncio.to_thread(without_speckles, result, self._settings.min_region_share)
+        min_score = self._settings.model_score_threshold
         # Only a task's first image is learned from.
         if not config.item_index:
-            self._proposals.record(job, result)
+            self._proposals.record(job, result, hidden_targets(result, config, min_score))
         if job.priority == "batch" and job.project is not None:
             self._shown_version.update(job.project, result.model_version)
-        return await asyncio.to_thread(
-            build_prediction, result, config, job.prompt, self._settings.model_score_threshold
-        )
+        return await asyncio.to_thread(build_prediction, result, config, job.prompt, min_score)
 
     async def _with_history(self, job: SegmentJob, task: Task) -> SegmentJob:
         """Add the earlier turns if the prompt refers back to them and the model was trained on turns.

@@ -46,6 +46,20 @@ def start(workers: Workers, kind: str = "patient") -> None:
 
 
 class TestPrompt:
+    @pytest.mark.parametrize(("setting", "tag", "shown"), [(0.8, None, 0), (0.8, 0.7, 1), (0.0, 0.8, 0)])
+    def test_a_control_s_own_score_threshold_comes_before_the_setting(
+        self, redis_url: str, ready: Workers, setting: float, tag: float | None, shown: int
+    ) -> None:
+        body = prompted("the circle")
+        if tag is not None:
+            body["label_config"] = body["label_config"].replace(
+                "<BrushLabels ", f'<BrushLabels model_score_threshold="{tag}" '
+            )
+        with running_backend(redis_url, predict_wait_s=20, model_score_threshold=setting) as client:
+            (prediction,) = ask(client, body)
+        assert len(masks(prediction)) == shown
+        assert ("1 left out with too low a score (0.75)." in said(prediction)) == (not shown)
+
     def test_regions_answer_score_and_version(self, backend: httpx.Client, ready: Workers) -> None:
         (prediction,) = ask(backend, prompted("the circle"))
         (mask,) = masks(prediction)

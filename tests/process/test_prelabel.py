@@ -21,11 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import select
 
 from backend.__main__ import main
+from backend.settings import BackendSettings
 from support.image_server import ImageServer, reply, running_server
 from support.label_studio_api import PROJECT, LabelStudioApi
 from support.workers import ROOT, Workers, data_url, eventually, png
+from worker.store import Database
+from worker.store.tables import Proposal
 
 VERSION = "stand-in-1"
 NO_ANSWER = (
@@ -105,6 +109,22 @@ def test_by_default_every_label_is_asked_for_and_a_task_s_own_prompt_comes_first
     ]
     assert prelabel("--labels") == 0 and len(workers.seen()) == 2
     assert len(api.stored) == 2
+
+
+def test_a_control_s_own_threshold_hides_and_is_recorded(
+    server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
+) -> None:
+    config = NO_ANSWER.replace('name="mask"', 'name="mask" model_score_threshold="0.8"')
+    api = LabelStudioApi(server, tasks(1), config=config)
+    workers.start("patient")
+    for skipped in (0, 1):
+        assert prelabel("--prompt", "the circle") == 0
+        assert f"{1 - skipped} with nothing found, {skipped} skipped" in capsys.readouterr().out
+    assert [labels(prediction) for prediction in api.stored.values()] == [[]]
+    database = Database(BackendSettings(data_dir=Path(environment["DATA_DIR"])))
+    with database.session() as session:
+        (proposal,) = session.scalars(select(Proposal))
+    assert [target["hidden"] for target in proposal.targets] == [True]
 
 
 def test_another_prompt_replaces_and_again_asks_the_same(
