@@ -115,6 +115,13 @@ def test_a_stored_calibration_changes_scores_and_version_only(tmp_path: Path) ->
         assert (before.mask == after.mask).all() and after.score == pytest.approx(before.score / 2)
 
 
+def test_the_shipped_calibration_was_measured_with_the_shipped_weights() -> None:
+    stored = checkpoint.read_config(MINI)["extra"][KEY]
+    assert stored["weights"] == checkpoint.weights_fingerprint(MINI), (
+        "run python -m recipes.pixellm_mini.score_calibration --write"
+    )
+
+
 def test_the_command_names_what_it_lacks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["calibrate", "--model", str(MINI), "--data", str(tmp_path / "nothing")]) == 2
     assert "does not exist" in capsys.readouterr().err
