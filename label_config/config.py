@@ -146,6 +146,14 @@ class LabelConfig:
         several = isinstance(data.get(self.image.key), list)
         return replace(self, shapes=shapes, item_index=item_index if several else None)
 
+    def task_fields(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what `for_task` reads of a task's data, without the images themselves."""
+        keys = {shape.labels_key for shape in self.shapes if shape.labels_key in data}
+        fields = {key: data[key] for key in keys if key is not None}
+        if isinstance(data.get(self.image.key), list):
+            fields[self.image.key] = []
+        return fields
+
     def image_of(self, data: Mapping[str, Any]) -> Any:
         """Return what a task's data has where the image's address belongs; None if it has nothing."""
         value = data.get(self.image.key)

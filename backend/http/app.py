@@ -151,6 +151,7 @@ def create_app(settings: BackendSettings) -> Starlette:
             await asyncio.to_thread(database.migrate)
         except DatabaseUnavailable as error:
             log.warning("%s", error)
+        predictor.start()
         yield
         await predictor.aclose()
         database.close()
