@@ -29,7 +29,12 @@ T = TypeVar("T")
 
 
 async def choose(
-    label_studio: LabelStudioClient, project: str, patience: Patience, only_unlabelled: bool, count: int
+    label_studio: LabelStudioClient,
+    project: str,
+    patience: Patience,
+    only_unlabelled: bool,
+    count: int,
+    view: str | None = None,
 ) -> list[Task]:
     """Choose tasks at even distances in a project.
 
@@ -39,13 +44,14 @@ async def choose(
         patience: Waits while Label Studio is away.
         only_unlabelled: Leave out tasks that somebody has labelled or skipped.
         count: How many tasks; fewer if the project has fewer.
+        view: The number of a view of the Data Manager that chooses the tasks; None: all.
 
     Raises:
         LabelStudioUnavailable: Label Studio refuses, or is away for too long.
     """
     tasks = [
         Task(id=row["id"], data=row["data"])
-        async for row in all_tasks(label_studio, project, patience, details=False)
+        async for row in all_tasks(label_studio, project, patience, details=False, view=view)
         if not (only_unlabelled and is_labelled(row))
     ]
     return evenly(tasks, count)

@@ -36,11 +36,13 @@ class Selection:
         only_unlabelled: Leave out tasks that somebody has labelled or skipped.
         limit: Ask about this many tasks at the most; None: all.
         again: Also ask about tasks that have a prediction for the same questions.
+        view: The number of a view of the Data Manager that chooses the tasks; None: all.
     """
 
     only_unlabelled: bool = False
     limit: int | None = None
     again: bool = False
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,13 @@ class Run:
             DatabaseUnavailable: The database cannot be used.
         """
         services, num_asked = self._services, 0
-        tasks = all_tasks(services.label_studio, self._project, services.patience, details=True)
+        tasks = all_tasks(
+            services.label_studio,
+            self._project,
+            services.patience,
+            details=True,
+            view=self._selection.view,
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 async for row in tasks:

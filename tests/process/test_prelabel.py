@@ -27,7 +27,7 @@ from backend.__main__ import main
 from backend.settings import BackendSettings
 from support.image_server import ImageServer, reply, running_server
 from support.label_studio_api import PROJECT, LabelStudioApi
-from support.workers import ROOT, Workers, data_url, eventually, png
+from support.workers import ROOT, Workers, data_url, eventually, png, question
 from worker.store import Database
 from worker.store.tables import Proposal
 
@@ -144,6 +144,53 @@ def test_another_prompt_replaces_and_again_asks_the_same(
     assert sorted(prediction["score"] for prediction in api.stored.values()) == [-1, 0.75, 0.75]
 
 
+def test_a_view_chooses_the_tasks(
+    server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = LabelStudioApi(server, tasks(5))
+    api.views = {"7": [2, 4]}
+    workers.start("patient")
+    assert prelabel("--prompt", "the circle", "--view", "7") == 0
+    assert "2 predicted" in capsys.readouterr().out
+    assert sorted(prediction["task"] for prediction in api.stored.values()) == [2, 4]
+    assert prelabel("--watch", "--view", "7") == 0
+    assert f"2 of 2 tasks have a prediction by {VERSION}." in capsys.readouterr().out
+    assert prelabel("--view", "8") == 2
+    assert 'Project 12 has no view 8 (--view); its number is "tab"' in capsys.readouterr().err
+
+
+def test_watching_counts_what_others_ask_for_and_ends(
+    server: ImageServer,
+    workers: Workers,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backend.prelabelling.watch.POLL_S", 0.1)
+    monkeypatch.setattr("backend.prelabelling.watch.IDLE_S", 1.0)
+    api = LabelStudioApi(server, tasks(4))
+    api.tasks[3] |= {"annotations": [{"id": 1, "result": []}]}
+    workers.start("patient")
+    assert prelabel("--prompt", "the circle", "--limit", "1") == 0
+    capsys.readouterr()
+    assert prelabel("--watch") == 1
+    printed = capsys.readouterr().out
+    assert f"1 of 4 tasks have a prediction by {VERSION}." in printed and "backend's log" in printed
+    writes = len(api.writes())
+
+    # What the queue still holds is waited for.
+    statuses: list[int] = []
+    workers.queue.enqueue(question("sleep 3", "batch"))
+    watching = threading.Thread(target=lambda: statuses.append(prelabel("--watch", "--only-unlabelled")))
+    watching.start()
+    time.sleep(2)
+    assert not statuses
+    for task in (2, 3):
+        api.stored[100 + task] = {"task": task, "model_version": VERSION, "result": []}
+    watching.join()
+    assert statuses == [0] and len(api.writes()) == writes
+    assert f"3 of 3 tasks have a prediction by {VERSION}." in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("config", [None, NO_ANSWER])
 def test_nothing_found_is_stored_and_not_asked_again(
     server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str], config: str | None
@@ -198,6 +245,8 @@ def test_an_ontology_names_the_labels(server: ImageServer, workers: Workers, tmp
     [
         (("--ontology", "missing.json"), "missing.json cannot be read: No such file or directory."),
         (("--prompt", " "), "The prompt (--prompt) is empty."),
+        (("--watch", "--prompt", "the cup"), "--watch asks nothing"),
+        (("--view", "first"), "--view first is no number of a view"),
         (("--out", "sheet.html"), "--out is the page of a preview; add --preview 12."),
         (("--preview", "2", "--out", "nowhere/sheet.html"), "nowhere is no folder that can be written to"),
     ],
