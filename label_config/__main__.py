@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         print(error, file=sys.stderr)
         return EXIT_UNUSABLE
-    for fact in explanation.facts:
+    for fact in (*explanation.facts, *explanation.limits):
         print(fact)
     for line in explanation.advice:
         print(f"advice: {line}")

@@ -85,6 +85,11 @@ def read_config(xml: str) -> LabelConfig:
     )
 
 
+def has_controls(xml: str) -> bool:
+    """Return whether a configuration has any control; that of a new project has none."""
+    return re.search(r"\btoName\s*=", xml, re.IGNORECASE) is not None
+
+
 def _parse(xml: str) -> ElementTree.Element:
     if len(xml) > MAX_CONFIG_CHARS:
         raise ConfigError(
