@@ -15,6 +15,7 @@ from redis.exceptions import RedisError
 from backend.corrections.collector import Collector
 from backend.corrections.process import collect
 from backend.http.app import create_app
+from backend.http.reasons import ReasonProtocol
 from backend.label_studio.client import LabelStudioUnavailable
 from backend.prelabelling import command as prelabelling
 from backend.settings import BackendSettings
@@ -92,6 +93,7 @@ def _serve(settings: BackendSettings) -> int:
         return EXIT_CANNOT_START
     config = uvicorn.Config(
         create_app(settings),
+        http=ReasonProtocol,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_S,

@@ -35,7 +35,11 @@ class BackendSettings(Settings):
         "trained on turns (`trained_on_turns` in its config).",
     )
     model_score_threshold: float = Field(
-        0.0, ge=0, le=1, description="Targets with a lower score are not shown."
+        0.0,
+        ge=0,
+        le=1,
+        description="Targets with a lower score are not shown; a control's own `model_score_threshold` comes "
+        "first.",
     )
     min_region_share: float = Field(
         0.0,

@@ -1,15 +1,8 @@
 """Label Studio labeling configurations: templates, a reader, and the mapping from phrases to labels."""
 
+from label_config.config import ConfigError, ImageControl, Label, LabelConfig, ShapeControl, ShapeKind
 from label_config.labels import labels_in_prompt, map_label
-from label_config.reader import (
-    ConfigError,
-    ImageControl,
-    Label,
-    LabelConfig,
-    ShapeControl,
-    ShapeKind,
-    read_config,
-)
+from label_config.reader import read_config
 
 __all__ = [
     "ConfigError",

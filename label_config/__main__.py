@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from label_config.config import ConfigError
 from label_config.explain import explain
-from label_config.reader import ConfigError
 
 DESCRIPTION = "Explain a labeling configuration: where the image, prompts, masks, answers and labels are."
 EXIT_UNUSABLE = 1
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ConfigError, OSError, UnicodeDecodeError) as error:
         print(error, file=sys.stderr)
         return EXIT_UNUSABLE
-    for fact in explanation.facts:
+    for fact in (*explanation.facts, *explanation.limits):
         print(fact)
     for line in explanation.advice:
         print(f"advice: {line}")

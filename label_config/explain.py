@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
+from label_config.config import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl
 from label_config.labels import fallback_label
-from label_config.reader import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl, read_config
+from label_config.reader import read_config
 
 # Controls whose results this project neither writes nor reads, beside shapes that it does not use.
 _IGNORED = frozenset(
@@ -58,10 +59,12 @@ class Explanation:
 
     Attributes:
         facts: Where the image, prompts, masks, labels and answers are.
+        limits: What the configuration asks for that is done in part or not at all.
         advice: What works worse than it could, and what to change.
     """
 
     facts: tuple[str, ...]
+    limits: tuple[str, ...]
     advice: tuple[str, ...]
 
 
@@ -82,12 +85,19 @@ def explain(xml: str) -> Explanation:
         _Tag(element.tag, {name.lower(): value for name, value in element.attrib.items()})
         for element in ElementTree.fromstring(xml).iter()
     ]
-    return Explanation(tuple(_facts(config, tags)), tuple(_advice(config, tags)))
+    return Explanation(
+        tuple(_facts(config, tags)), tuple(_limits(config, tags)), tuple(_advice(config, tags))
+    )
 
 
 def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     image = f'image: <Image name="{config.image.name}">, from the field "{config.image.key}" of each task'
     facts = [image, *(_shape_fact(shape, tags) for shape in config.shapes)]
+    facts += [
+        f'"{shape.name}" shows no target with a score below {shape.min_score:g} (model_score_threshold)'
+        for shape in config.shapes
+        if shape.min_score
+    ]
     if len(config.shapes) > 1:
         facts.append("a target goes to the first of these that has its label")
     if aliases := [f"{alias} -> {label.value}" for label in config.labels for alias in label.aliases]:
@@ -110,15 +120,6 @@ def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
         if config.answer
         else "answer and messages: shown nowhere"
     )
-    used = {shape.name for shape in config.shapes}
-    ignored = [
-        tag
-        for tag in tags
-        if tag.kind in _IGNORED or (tag.kind in SHAPE_KINDS and tag.name not in used and tag not in pointing)
-    ]
-    if ignored:
-        facts.append(f"neither written nor learned from: {', '.join(map(str, ignored))}")
-    facts += _limits(config, tags)
     return facts
 
 
@@ -154,8 +155,17 @@ def _listed(labels: tuple[Label, ...]) -> str:
 
 
 def _limits(config: LabelConfig, tags: list[_Tag]) -> list[str]:
-    """Say what a configuration asks for that is done in part only."""
+    """Say what a configuration asks for that is done in part or not at all."""
     limits = []
+    pointing = _pointing_tags(config, tags)
+    used = {shape.name for shape in config.shapes}
+    ignored = [
+        tag
+        for tag in tags
+        if tag.kind in _IGNORED or (tag.kind in SHAPE_KINDS and tag.name not in used and tag not in pointing)
+    ]
+    if ignored:
+        limits.append(f"neither written nor learned from: {', '.join(map(str, ignored))}")
     for image in (tag for tag in tags if tag.kind == "image"):
         if image.name != config.image.name:
             limits.append(f"not read: {image}, and whatever is drawn on it")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import lru_cache
 from itertools import takewhile
 
-from label_config.reader import LabelConfig
+from label_config.config import LabelConfig
 
 # Names of a label for everything else, in lower case.
 CATCH_ALL = ("other", "object", "unknown")

@@ -6,148 +6,26 @@ only where several controls would fit.
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, get_args
 from xml.etree import ElementTree
 
+from label_config.config import (
+    DEFAULT_PROMPT_KEY,
+    MASK_KINDS,
+    SHAPE_KINDS,
+    ConfigError,
+    ImageControl,
+    Label,
+    LabelConfig,
+    ShapeControl,
+    read_label,
+    unique_labels,
+)
+
 MAX_CONFIG_CHARS = 256 * 1024
-DEFAULT_PROMPT_KEY = "prompt"
-
-# Controls with labels of their own, and drawing controls whose labels are in a `<Labels>` beside them. Masks
-# come first, since nothing of a mask is lost in them.
-ShapeKind = Literal[
-    "brushlabels",
-    "bitmasklabels",
-    "brush",
-    "bitmask",
-    "polygonlabels",
-    "polygon",
-    "rectanglelabels",
-    "rectangle",
-]
-SHAPE_KINDS: tuple[ShapeKind, ...] = get_args(ShapeKind)
-MASK_KINDS = frozenset(["brushlabels", "bitmasklabels", "brush", "bitmask"])
-
-
-class ConfigError(ValueError):
-    """The labeling configuration cannot be used; the message names the tag and what to change."""
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """One label.
-
-    Attributes:
-        value: What results carry.
-        aliases: Further names of the same thing.
-        background: The colour that the editor gives it, as in CSS; empty if the configuration names none.
-    """
-
-    value: str
-    aliases: tuple[str, ...] = ()
-    background: str = field(default="", compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ImageControl:
-    """The `<Image>` tag.
-
-    Attributes:
-        name: The tag's name.
-        key: The field of a task's data that holds the image's address, or a list of addresses.
-    """
-
-    name: str
-    key: str
-
-
-@dataclass(frozen=True, slots=True)
-class ShapeControl:
-    """A tag that regions of one kind belong to.
-
-    Attributes:
-        name: The tag's name.
-        kind: The tag in lower case, which is also the type of its results.
-        labels: Its labels.
-        labels_name: The `<Labels>` tag that has the labels; None if they are in the tag itself.
-        labels_key: The field of a task's data that holds further labels; None if there is none.
-    """
-
-    name: str
-    kind: ShapeKind
-    labels: tuple[Label, ...]
-    labels_name: str | None = None
-    labels_key: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class LabelConfig:
-    """What is used of a labeling configuration.
-
-    Attributes:
-        image: The image that is labelled.
-        shapes: The controls that regions belong to, at least one; those for masks come first.
-        prompt: The name of the `<TextArea>` that prompts are typed into; None if there is none.
-        answer: The name of the `<TextArea>` that shows the model's answer; None if there is none.
-        task_prompt_key: The field of a task's data that may hold a prompt for batches.
-        item_index: Which of a task's images is meant; None if the task has one image.
-        answer_per_item: Whether each of a task's images has an answer of its own.
-        pointing: The names of the tools without labels that are declared smart: they send points and boxes.
-    """
-
-    image: ImageControl
-    shapes: tuple[ShapeControl, ...]
-    prompt: str | None
-    answer: str | None
-    task_prompt_key: str = DEFAULT_PROMPT_KEY
-    item_index: int | None = None
-    answer_per_item: bool = False
-    pointing: tuple[str, ...] = ()
-
-    @property
-    def labels(self) -> tuple[Label, ...]:
-        """The labels of all shapes; one that several have is named once, with the aliases of all."""
-        labels: dict[str, Label] = {}
-        for label in (label for shape in self.shapes for label in shape.labels):
-            known = labels.setdefault(label.value, label)
-            aliases = tuple(dict.fromkeys((*known.aliases, *label.aliases)))
-            labels[label.value] = Label(label.value, aliases, known.background or label.background)
-        return tuple(labels.values())
-
-    @property
-    def masks(self) -> tuple[ShapeControl, ...]:
-        """The controls for brush masks and bitmasks, which points and boxes work on."""
-        return tuple(shape for shape in self.shapes if shape.kind in MASK_KINDS)
-
-    def shape_for(self, label: str | None) -> ShapeControl:
-        """Return the first control that has the label, else the first control."""
-        with_label = (shape for shape in self.shapes if any(own.value == label for own in shape.labels))
-        return next(with_label, self.shapes[0])
-
-    def for_task(self, data: Mapping[str, Any], item_index: int = 0) -> LabelConfig:
-        """Return the configuration with what depends on a task.
-
-        Args:
-            data: The task's data, which may hold labels and a list of images.
-            item_index: Which of the task's images is meant.
-        """
-        shapes = tuple(
-            shape if shape.labels_key is None else _with_task_labels(shape, data.get(shape.labels_key))
-            for shape in self.shapes
-        )
-        several = isinstance(data.get(self.image.key), list)
-        return replace(self, shapes=shapes, item_index=item_index if several else None)
-
-    def image_of(self, data: Mapping[str, Any]) -> Any:
-        """Return what a task's data has where the image's address belongs; None if it has nothing."""
-        value = data.get(self.image.key)
-        if not isinstance(value, list):
-            return value
-        index = self.item_index or 0
-        return value[index] if 0 <= index < len(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +57,8 @@ def read_config(xml: str) -> LabelConfig:
         What is used of the configuration.
 
     Raises:
-        ConfigError: It is no XML, or it lacks an image, masks or labels, or controls are ambiguous.
+        ConfigError: It is no XML, it lacks an image, masks or labels, controls are ambiguous, or a score
+            threshold is no number from 0 to 1.
     """
     tags = [_as_tag(element) for element in _parse(xml).iter()]
     shape_tags = _shape_tags(tags)
@@ -204,6 +83,11 @@ def read_config(xml: str) -> LabelConfig:
         answer_per_item=answer is not None and answer.has_flag("peritem", True),
         pointing=_pointing_tools(tags, image, {shape.name for shape in shapes}),
     )
+
+
+def has_controls(xml: str) -> bool:
+    """Return whether a configuration has any control; that of a new project has none."""
+    return re.search(r"\btoName\s*=", xml, re.IGNORECASE) is not None
 
 
 def _parse(xml: str) -> ElementTree.Element:
@@ -338,9 +222,9 @@ def _shapes(shape_tags: list[_Tag], tags: list[_Tag]) -> tuple[ShapeControl, ...
         labels, key = _labels(labels_tag), _data_key(labels_tag)
         if labels or key:
             kind = next(kind for kind in SHAPE_KINDS if kind == tag.tag)
-            shapes.append(
-                ShapeControl(tag.name, kind, labels, None if labels_tag is tag else labels_tag.name, key)
-            )
+            labels_name = None if labels_tag is tag else labels_tag.name
+            min_score = _min_score(tag) if _min_score(tag) is not None else _min_score(labels_tag)
+            shapes.append(ShapeControl(tag.name, kind, labels, labels_name, key, min_score))
     if not shapes:
         raise ConfigError(
             f'The control "{shape_tags[0].name}" has no labels; put a <Label value="..."/> in it '
@@ -349,36 +233,25 @@ def _shapes(shape_tags: list[_Tag], tags: list[_Tag]) -> tuple[ShapeControl, ...
     return tuple(shapes)
 
 
+def _min_score(tag: _Tag) -> float | None:
+    """Return the control's `model_score_threshold`, which other backends know too; None without one."""
+    text = tag.attributes.get("model_score_threshold", "").strip()
+    if not text:
+        return None
+    try:
+        threshold = float(text)
+    except ValueError:
+        threshold = math.nan
+    if not 0 <= threshold <= 1:
+        raise ConfigError(
+            f'The control "{tag.name}" has model_score_threshold="{text}"; it must be a number from 0 to 1.'
+        )
+    return threshold
+
+
 def _labels(control: _Tag) -> tuple[Label, ...]:
     tags = (tag for tag in map(_as_tag, control.element.iter()) if tag.tag == "label")
-    return _unique(label for tag in tags if (label := _label(tag.attributes)) is not None)
-
-
-def _label(attributes: Mapping[str, Any]) -> Label | None:
-    value, alias, predicted = (
-        str(attributes.get(name) or "").strip() for name in ("value", "alias", "predicted_values")
-    )
-    if not value:
-        return None
-    # Results carry the alias of a label that has one; the editor shows the value.
-    result_value = alias or value
-    names = [value, *(name.strip() for name in predicted.split(","))]
-    aliases = tuple(dict.fromkeys(name for name in names if name and name != result_value))
-    return Label(result_value, aliases, str(attributes.get("background") or "").strip())
-
-
-def _with_task_labels(shape: ShapeControl, entries: Any) -> ShapeControl:
-    """Add a task's labels as Label Studio does: a list of objects with the attributes of `<Label>`."""
-    own = entries if isinstance(entries, list) else []
-    found = [label for entry in own if isinstance(entry, dict) and (label := _label(entry)) is not None]
-    return replace(shape, labels=_unique([*shape.labels, *found]))
-
-
-def _unique(labels: Iterable[Label]) -> tuple[Label, ...]:
-    by_value: dict[str, Label] = {}
-    for label in labels:
-        by_value.setdefault(label.value, label)
-    return tuple(by_value.values())
+    return unique_labels(label for tag in tags if (label := read_label(tag.attributes)) is not None)
 
 
 def _task_prompt_key(tags: list[_Tag], prompt: _Tag | None) -> str:

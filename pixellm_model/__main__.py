@@ -1,4 +1,4 @@
-"""Command line: `python -m pixellm_model segment|train|evaluate|convert|inspect`."""
+"""Command line: `python -m pixellm_model segment|train|evaluate|calibrate|convert|inspect`."""
 
 from __future__ import annotations
 
@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
         ("convert", "write a self-contained safetensors folder, tower included", _add_convert),
         ("inspect", "print what a checkpoint is", _add_inspect),
         ("evaluate", "measure a model on annotated images", _add_evaluate),
+        ("calibrate", "make scores the measured chance that a mask is right", _add_calibrate),
         ("train", "fine-tune an adapter (docs/training.md)", _add_train),
     ):
         add_arguments(commands.add_parser(name, help=text, description=text))
@@ -86,6 +87,14 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON, all questions included")
     parser.set_defaults(run=_evaluate)
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    _add_data_arguments(parser)
+    parser.add_argument("--model", type=Path, required=True, metavar="DIR", help="checkpoint folder")
+    _add_device(parser)
+    parser.add_argument("--write", action="store_true", help="store it in the folder's config.json")
+    parser.set_defaults(run=_calibrate)
 
 
 def _add_train(parser: argparse.ArgumentParser) -> None:
@@ -222,6 +231,27 @@ def _evaluate(args: argparse.Namespace) -> None:
             print(f"  ! {len(evaluation.skipped)} records left out, the first: {evaluation.skipped[0]}")
     if args.out:
         print(f"report: {write_report(evaluation, worst_answers, args.out)}", file=sys.stderr)
+
+
+def _calibrate(args: argparse.Namespace) -> None:
+    from tqdm import tqdm
+
+    from pixellm_model import checkpoint
+    from pixellm_model.data import read_samples
+    from pixellm_model.engine.segmenter import Segmenter
+    from pixellm_model.measuring.calibration import fit_reported
+    from pixellm_model.measuring.evaluation import evaluate
+
+    samples = read_samples(args.data, args.kind, args.split, args.images, args.limit)
+    segmenter = Segmenter.from_pretrained(args.model, args.device)
+    segmenter.model.config = segmenter.model.config.with_raw_scores()
+    with_progress = tqdm(samples, unit="image", file=sys.stderr, disable=None)
+    calibration, report = fit_reported({"data": evaluate(segmenter, with_progress).scores.scored})
+    for line in report:
+        print(line)
+    if args.write:
+        checkpoint.calibrate(args.model, calibration)
+        print(f"stored in {args.model / 'config.json'}")
 
 
 def _train(args: argparse.Namespace) -> None:

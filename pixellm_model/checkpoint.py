@@ -19,6 +19,8 @@ from torch import nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from pixellm_model.calibration import KEY as CALIBRATION
+from pixellm_model.calibration import ScoreCalibration
 from pixellm_model.config import PixelLMConfig
 from pixellm_model.errors import CheckpointError
 from pixellm_model.model import PixelLM
@@ -162,7 +164,36 @@ def fingerprint(folder: Path) -> str:
     They hash config.json and, per weights file, its name, its size and its first and last MiB. Whole files
     are not read: a 7B checkpoint has 13 GB.
     """
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
+    return _hash_of_weights(folder, (folder / "config.json").read_bytes())
+
+
+def calibrate(folder: Path, calibration: ScoreCalibration) -> None:
+    """Store a calibration of its scores in a checkpoint, whose fingerprint and version change by that.
+
+    Args:
+        folder: A checkpoint of the self-contained layout.
+        calibration: The calibration, measured with its weights.
+
+    Raises:
+        CheckpointError: The folder is no checkpoint, or one of the published layout.
+    """
+    raw = read_config(folder)
+    if raw["model_type"] != "pixellm":
+        raise CheckpointError(
+            f"{folder} has the published layout, which has no place for a calibration; "
+            "`python -m pixellm_model convert` writes a folder that has."
+        )
+    raw["extra"] = {**raw.get("extra", {}), CALIBRATION: calibration.as_json(weights_fingerprint(folder))}
+    (folder / "config.json").write_text(json.dumps(raw, indent=2) + "\n", "utf-8")
+
+
+def weights_fingerprint(folder: Path) -> str:
+    """Eight hex digits that identify a checkpoint's weights; like `fingerprint`, without config.json."""
+    return _hash_of_weights(folder, b"")
+
+
+def _hash_of_weights(folder: Path, beginning: bytes) -> str:
+    digest = hashlib.sha256(beginning)
     for path in _weight_files(folder):
         size = path.stat().st_size
         digest.update(f"{path.name}:{size}".encode())

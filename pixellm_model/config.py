@@ -7,11 +7,13 @@ alone. `PixelLMConfig.from_dict` reads both.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from transformers import CLIPVisionConfig, Dinov2Config, LlamaConfig
 
+from pixellm_model.calibration import KEY as CALIBRATION
+from pixellm_model.calibration import ScoreCalibration
 from pixellm_model.errors import CheckpointError
 
 LLAVA_V1_SYSTEM = (
@@ -89,6 +91,15 @@ class PixelLMConfig:
         """Number of image tokens of the language model."""
         return self.token_grid**2
 
+    @property
+    def score_calibration(self) -> ScoreCalibration | None:
+        """What raw scores are worth, if it was measured."""
+        return ScoreCalibration.from_extra(self.extra)
+
+    def with_raw_scores(self) -> PixelLMConfig:
+        """Return the same without a calibration of scores, to measure one."""
+        return replace(self, extra={key: value for key, value in self.extra.items() if key != CALIBRATION})
+
     @classmethod
     def from_dict(
         cls, raw: dict[str, Any], tower: CLIPVisionConfig | Dinov2Config | None = None
@@ -125,6 +136,8 @@ class PixelLMConfig:
             raise CheckpointError(
                 "config.json has a pyramid_dim, but no second_tower whose maps it would take."
             )
+        extra = raw.get("extra", {})
+        ScoreCalibration.from_extra(extra)  # what is wrong with it is told now, not at the first prompt
         try:
             tower_raw = dict(raw["tower"])
             tower = TOWER_CONFIGS[tower_raw.pop("model_type")](**tower_raw)
@@ -143,7 +156,7 @@ class PixelLMConfig:
             decoder_mlp_dim=raw["decoder_mlp_dim"],
             projector_ratio=raw["projector_ratio"],
             system_prompt=raw["system_prompt"],
-            extra=raw.get("extra", {}),
+            extra=extra,
             **shared,
         )
 

@@ -29,16 +29,24 @@ UNCHANGED_IOU = 0.999
 IOU_DECIMALS = 4
 UNNAMED = "object"  # the phrase for a region without a label
 
-OutcomeKind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected", "added"]
+OutcomeKind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected", "added", "hidden"]
 
 
 @dataclass(frozen=True)
 class ProposedTarget:
-    """One target of a proposal; `mask` is empty where the model named it but found nothing."""
+    """One target of a proposal.
+
+    Attributes:
+        phrase: What the model calls it.
+        mask: Shape (height, width); empty where the model named it but found nothing.
+        score: The model's confidence, 0..1.
+        hidden: Whether it was not shown, because of its low score.
+    """
 
     phrase: str
     mask: Mask
     score: float = 0.0
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,13 +75,14 @@ class Outcome:
     """What became of one target.
 
     Attributes:
-        kind: `accepted` as it was, `edited`, `relabelled`, `redrawn` by hand, `rejected`, or `added` by hand.
+        kind: `accepted` as it was, `edited`, `relabelled`, `redrawn` by hand, `rejected`, `added` by hand, or
+            `hidden` if it was not shown, so that nothing is known of it.
         phrase: What the target is called in training data.
         label: Its final label.
         prompt: The prompt it belongs to; None if there was none.
         proposed_label: The label that was proposed.
         iou: Of proposed and final mask; None if one of them is missing.
-        region: The final region; None if rejected.
+        region: The final region; None if rejected or hidden.
         job: The job that proposed it.
         index: Its place among the job's targets.
     """
@@ -107,6 +116,7 @@ def targets_from_json(targets: Sequence[dict[str, Any]]) -> tuple[ProposedTarget
             target["phrase"],
             from_rle(CocoRLE.model_validate(target["mask"])),
             float(target["score"]),
+            bool(target.get("hidden")),
         )
         for target in targets
     )
@@ -120,7 +130,7 @@ def compare(
     If no target of a proposal is among the regions, the proposal has no outcomes: the annotator may have
     looked at it and asked differently. A region drawn by hand replaces a missing target of the same label. If
     a prompt asked for a label and got no mask of it, a region drawn by hand with this label belongs to that
-    prompt.
+    prompt. A target that was not shown was not rejected: unless its label was drawn, it is `hidden`.
 
     Args:
         regions: The annotation's masks.
@@ -139,6 +149,10 @@ def compare(
             if index in used_targets or not target.mask.any():
                 continue
             label = map_label(target.phrase, config)
+            if target.hidden:
+                if (used_targets or empty) and not _is_drawn(label, drawn):
+                    outcomes.append(_not_shown(target, label, proposal, index))
+                continue
             replacement = _replacement(target, label, drawn)
             if replacement is not None:
                 drawn = [region for region in drawn if region is not replacement]
@@ -231,6 +245,14 @@ def _from_proposal(
     return Outcome(kind, phrase, label, prompt, proposed_label, iou, region, job, index)
 
 
+def _is_drawn(label: str | None, drawn: Sequence[Region]) -> bool:
+    return label is not None and any(region.label == label for region in drawn)
+
+
+def _not_shown(target: ProposedTarget, label: str | None, proposal: ProposedAnswer, index: int) -> Outcome:
+    return Outcome("hidden", target.phrase, label, proposal.prompt, label, job=proposal.job, index=index)
+
+
 def _replacement(target: ProposedTarget, label: str | None, drawn: Sequence[Region]) -> Region | None:
     """Return the drawn region of the target's label that overlaps it most; None if there is none."""
     candidates = [region for region in drawn if label is not None and region.label == label]
@@ -247,7 +269,8 @@ def _added(
     """
     missed: dict[str, tuple[ProposedAnswer, str]] = {}
     for proposal in proposals:
-        found = {map_label(target.phrase, config) for target in proposal.targets if target.mask.any()}
+        shown = (target for target in proposal.targets if target.mask.any() and not target.hidden)
+        found = {map_label(target.phrase, config) for target in shown}
         if proposal.job in used_jobs or not found:
             asked = labels_in_prompt(proposal.prompt, config)
             missed |= {label: (proposal, words) for label, words in asked.items() if label not in found}

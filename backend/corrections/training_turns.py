@@ -17,6 +17,9 @@ def training_turns(outcomes: Sequence[Outcome], proposals: Sequence[ProposedAnsw
     There is a turn for each prompt, with its final targets. For regions drawn by hand there is one more for
     each label, "Segment the LABEL.", with all masks of the label.
 
+    A prompt whose answer had targets that were not shown has no turn, because one without them would deny
+    them. What is known of its other labels is taught like regions drawn by hand.
+
     Args:
         outcomes: What `compare` returned.
         proposals: The same proposals that `compare` was given.
@@ -26,16 +29,24 @@ def training_turns(outcomes: Sequence[Outcome], proposals: Sequence[ProposedAnsw
     """
     by_job = {proposal.job: proposal for proposal in proposals}
     turns = []
+    hidden = {(outcome.job, outcome.label) for outcome in outcomes if outcome.kind == "hidden"}
+    jobs_with_hidden = {job for job, _ in hidden}
     for job in dict.fromkeys(outcome.job for outcome in outcomes if outcome.job is not None):
         of_job = sorted((o for o in outcomes if o.job == job), key=lambda o: o.index or 0)
         proposal = by_job.get(job)
         prompt = proposal.prompt if proposal else of_job[0].prompt
-        if not prompt:
+        if not prompt or job in jobs_with_hidden:
             continue
         final = [outcome for outcome in of_job if outcome.region is not None]
         history = [list(turn) for turn in proposal.history] if proposal else []
         turns.append(_turn(prompt, history, _answer(proposal, of_job, final), final))
-    for label in dict.fromkeys(outcome.label for outcome in outcomes if outcome.kind == "added"):
+    by_label = [
+        outcome
+        for outcome in outcomes
+        if outcome.kind == "added"
+        or (outcome.region and outcome.job in jobs_with_hidden and (outcome.job, outcome.label) not in hidden)
+    ]
+    for label in dict.fromkeys(outcome.label for outcome in by_label):
         if label:
             name = label.lower()
             of_label = [
@@ -65,8 +76,8 @@ def _answer(proposal: ProposedAnswer | None, of_job: list[Outcome], final: list[
     if not final:
         absent = " and ".join(dict.fromkeys(outcome.phrase for outcome in of_job))
         return f"There is no {absent} in this image."
-    relabelled = any(outcome.kind == "relabelled" for outcome in of_job)
-    if proposal is None or len(final) != len(proposal.targets) or relabelled:
+    changed = any(outcome.kind in ("relabelled", "added") for outcome in of_job)
+    if proposal is None or len(final) != len(proposal.targets) or changed:
         return None
     answer = proposal.answer
     for number in range(1, len(final) + 1):

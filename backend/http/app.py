@@ -22,10 +22,13 @@ from backend.http.auth import RequestAuth
 from backend.http.body import parse_body, read_body, read_bytes
 from backend.http.metrics import Metrics
 from backend.http.middleware import RequestMiddleware, http_error
+from backend.http.reasons import reason_header
 from backend.prompts.predictor import Predictor, RequestRefused
 from backend.prompts.request import PredictRequest
 from backend.settings import BackendSettings
-from label_config import ConfigError, read_config
+from label_config import ConfigError
+from label_config.explain import explain
+from label_config.reader import has_controls
 from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
 from worker.store import Database, DatabaseUnavailable
 
@@ -65,6 +68,7 @@ class Routes:
         self._predictor = predictor
         self._inbox = inbox
         self._metrics = metrics
+        self._limits: dict[str | None, tuple[str, ...]] = {}  # what was said about each project
 
     async def health(self, request: Request) -> Response:
         """Respond that this process lives, without asking the queue: Label Studio waits one second."""
@@ -73,11 +77,12 @@ class Routes:
     async def setup(self, request: Request) -> Response:
         """Connect a project.
 
-        A labeling configuration that cannot be used is no error here, because it is often written later. What
-        is wrong with it is in the response's `detail`, in the log, and in the answer to each prompt.
+        A labeling configuration without any control is no error, because it is often written later. What is
+        wrong with another one is in the response, which makes Label Studio show the state "Error", in the
+        log, and in the answer to each prompt. What a usable one asks for in vain is in the log.
 
         Raises:
-            HTTPException: 400 or 413 if the body cannot be used.
+            HTTPException: 400 or 413 if the body cannot be used, 422 if the configuration cannot.
         """
         setup = await read_body(request, SetupRequest, self._settings.max_body_bytes)
         content = {"model_version": NOT_READY}
@@ -86,10 +91,18 @@ class Routes:
         except QueueUnavailable as error:
             log.warning("project %s: %s", setup.project, error)
         try:
-            read_config(setup.label_config)
+            limits = explain(setup.label_config).limits
         except ConfigError as error:
             log.warning("project %s: %s", setup.project, error)
+            if has_controls(setup.label_config):
+                raise HTTPException(422, str(error), reason_header(str(error))) from error
             content["detail"] = str(error)
+        else:
+            # Label Studio sends this whenever somebody opens the project.
+            if self._limits.get(setup.project) != limits:
+                self._limits[setup.project] = limits
+                for limit in limits:
+                    log.warning("project %s: %s", setup.project, limit)
         return JSONResponse(content)
 
     async def predict(self, request: Request) -> Response:
@@ -151,6 +164,7 @@ def create_app(settings: BackendSettings) -> Starlette:
             await asyncio.to_thread(database.migrate)
         except DatabaseUnavailable as error:
             log.warning("%s", error)
+        predictor.start()
         yield
         await predictor.aclose()
         database.close()

@@ -57,17 +57,20 @@ class LabelStudioClient:
         """Return a task with its data."""
         return self._read_object(f"/api/tasks/{task}/", "data")
 
-    def tasks(self, project: str, *, details: bool = True) -> Iterator[dict[str, Any]]:
+    def tasks(
+        self, project: str, *, details: bool = True, view: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Yield each task of a project once, fetched page by page.
 
         Args:
             project: The project's number.
             details: Whether the tasks come with all their annotations and predictions.
+            view: The number of a view (a tab) of its Data Manager, whose filters choose the tasks; None: all.
         """
         seen: set[int] = set()
         page, total = 1, 0
         while page == 1 or (page - 1) * PAGE_SIZE < total:
-            tasks, new_total = self._page(project, page, details)
+            tasks, new_total = self._page(project, page, details, view)
             if new_total < total:
                 # Tasks were deleted: those behind them are now on earlier pages.
                 page, total = 1, 0
@@ -78,9 +81,17 @@ class LabelStudioClient:
                     yield task
             page, total = page + 1, new_total
 
-    def _page(self, project: str, page: int, details: bool) -> tuple[list[dict[str, Any]], int]:
-        """Return the tasks on a page, and how many tasks the project has."""
-        params = {"project": project, "page": page, "page_size": PAGE_SIZE}
+    def count_tasks(self, project: str, view: str | None = None) -> int:
+        """Return how many tasks a project, or a view of it, has."""
+        return self._page(project, 1, False, view, size=1)[1]
+
+    def _page(
+        self, project: str, page: int, details: bool, view: str | None, size: int = PAGE_SIZE
+    ) -> tuple[list[dict[str, Any]], int]:
+        """Return the tasks on a page, and how many tasks there are on all pages."""
+        params: dict[str, Any] = {"project": project, "page": page, "page_size": size}
+        if view is not None:
+            params["view"] = view
         try:
             response = self._read_object(
                 "/api/tasks/", "tasks", params=params | ({"fields": "all"} if details else {})
@@ -106,6 +117,13 @@ class LabelStudioClient:
     def predictions(self, task: int) -> list[dict[str, Any]]:
         """Return all predictions of a task."""
         return self._read_list("/api/predictions/", params={"task": task})
+
+    def version_counts(self, project: str) -> dict[str, int]:
+        """Return how many predictions of each version a project's tasks have."""
+        counts = self._request("GET", f"/api/projects/{project}/model-versions/")
+        if not isinstance(counts, dict):
+            raise _not_label_studio("model-versions")
+        return {str(version): count for version, count in counts.items() if isinstance(count, int)}
 
     def replace_prediction(self, number: int, prediction: dict[str, Any]) -> None:
         """Replace the content of the prediction with this number."""

@@ -22,6 +22,7 @@ from backend.prelabelling.questions import (
     one_prompt,
 )
 from backend.prelabelling.run import Run, Selection, Services
+from backend.prelabelling.watch import Watch
 from backend.prompts.model_client import ModelClient
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.shown_version import ShownVersion
@@ -37,6 +38,7 @@ from worker.store.registry import Registry
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # More than wait for Label Studio, images and the database at once, so that looking for a worker never does.
 NUM_THREADS = 32
+NOT_WITH_WATCH = ("labels", "prompt", "ontology", "limit", "again", "preview", "out")
 STOPPED = "Stopped; the same command goes on with the tasks that are left."
 
 
@@ -49,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     asked.add_argument("--prompt", help="ask this about every task")
     asked.add_argument("--ontology", type=Path, metavar="FILE", help='JSON: {"prompt": "Label", ...}')
+    parser.add_argument(
+        "--view", metavar="ID", help="only tasks of this view (tab) of the Data Manager, by its number"
+    )
     parser.add_argument("--only-unlabelled", action="store_true", help="leave out labelled tasks")
     parser.add_argument("--limit", type=_positive, metavar="K", help="ask about K tasks at the most")
     parser.add_argument(
@@ -56,6 +61,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--preview", type=_positive, metavar="K", help="store nothing; draw K tasks into a page"
+    )
+    parser.add_argument(
+        "--watch",
+        action="store_true",
+        help="ask nothing; show how far the predictions are that somebody else asked for",
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="the page (default: prelabel-PROJECT.html)")
 
@@ -75,6 +85,8 @@ def prelabel(arguments: argparse.Namespace, settings: BackendSettings) -> int:
         label_studio = LabelStudioClient(settings)
         try:
             command = Command(arguments, settings, label_studio)
+            if arguments.watch:
+                return asyncio.run(command.watch())
             return asyncio.run(command.preview() if arguments.preview else command.run())
         finally:
             label_studio.close()
@@ -82,7 +94,7 @@ def prelabel(arguments: argparse.Namespace, settings: BackendSettings) -> int:
         print(error, file=sys.stderr)
         return EXIT_CANNOT_START
     except KeyboardInterrupt:
-        print("Stopped." if arguments.preview else STOPPED, file=sys.stderr)
+        print("Stopped." if arguments.preview or arguments.watch else STOPPED, file=sys.stderr)
         return EXIT_INTERRUPTED
 
 
@@ -104,15 +116,29 @@ class Command:
         self._label_studio = label_studio
         self._project: str = arguments.project
         self._page = arguments.out or Path(f"prelabel-{self._project}.html")
+        if arguments.watch and any(getattr(arguments, name) for name in NOT_WITH_WATCH):
+            raise BadQuestions("--watch asks nothing; it goes with --view and --only-unlabelled only.")
         if arguments.out and not arguments.preview:
             raise BadQuestions("--out is the page of a preview; add --preview 12.")
         if arguments.preview and not (self._page.parent.is_dir() and os.access(self._page.parent, os.W_OK)):
             raise BadQuestions(f"{self._page.parent} is no folder that can be written to (--out).")
         row = label_studio.project(self._project)
         self._title = str(row.get("title") or f"Project {self._project}")
-        self._num_tasks = int(row.get("task_number") or 0)
         self._config = read_config(str(row["label_config"]))
         self._questions_of = _questions(arguments, self._config)
+        self._num_tasks = self._count_view() if arguments.view else int(row.get("task_number") or 0)
+
+    def _count_view(self) -> int:
+        view = self._arguments.view
+        how = 'its number is "tab" in the Data Manager\'s address.'
+        if not view.isdecimal():
+            raise BadQuestions(f"--view {view} is no number of a view; {how}")
+        try:
+            return self._label_studio.count_tasks(self._project, view)
+        except LabelStudioUnavailable as error:
+            if error.status in (400, 404, 500):
+                raise BadQuestions(f"Project {self._project} has no view {view} (--view); {how}") from error
+            raise
 
     async def run(self) -> int:
         """Pre-label the tasks and print the summary."""
@@ -133,7 +159,7 @@ class Command:
                 patience=Patience(progress.note),
                 progress=progress,
             )
-            selection = Selection(self._arguments.only_unlabelled, limit, self._arguments.again)
+            selection = self._selection()
             run = Run(
                 services,
                 self._project,
@@ -166,6 +192,7 @@ class Command:
                     Patience(progress.note),
                     self._arguments.only_unlabelled,
                     count,
+                    self._arguments.view,
                 )
                 preview = Preview(
                     self._asker(queue, progress),
@@ -180,6 +207,35 @@ class Command:
         await asyncio.to_thread(self._page.write_text, text, "utf-8")
         print(f"{len(tasks)} tasks are drawn in {self._page}; nothing is stored in Label Studio.")
         return 0
+
+    async def watch(self) -> int:
+        """Show how far the predictions are until there are no more to come."""
+        _use_threads(NUM_THREADS)
+        queue = SegmentQueue(self._settings)
+        with Progress(self._num_tasks) as progress:
+            try:
+                done, total, version = await Watch(
+                    self._label_studio,
+                    self._project,
+                    self._asker(queue, progress),
+                    queue,
+                    self._selection(),
+                    Patience(progress.note),
+                    progress,
+                ).run()
+            finally:
+                await queue.aclose()
+        print(f"Project {self._project}: {done} of {total} tasks have a prediction by {version}.")
+        if done < total:
+            print(
+                "  Nothing more is on its way. The backend's log says why tasks failed; "
+                "`python -m backend prelabel` asks about those that are left."
+            )
+        return EXIT_FAILED if done < total else 0
+
+    def _selection(self) -> Selection:
+        arguments = self._arguments
+        return Selection(arguments.only_unlabelled, arguments.limit, arguments.again, arguments.view)
 
     def _asker(self, queue: SegmentQueue, progress: Progress) -> Asker:
         registry = Registry(self._settings)

@@ -11,7 +11,12 @@ from backend.prelabelling.patience import Failures, Patience
 
 
 async def all_tasks(
-    label_studio: LabelStudioClient, project: str, patience: Patience, *, details: bool
+    label_studio: LabelStudioClient,
+    project: str,
+    patience: Patience,
+    *,
+    details: bool,
+    view: str | None = None,
 ) -> AsyncIterator[dict[str, Any]]:
     """Yield each task of a project once.
 
@@ -20,6 +25,7 @@ async def all_tasks(
         project: The project's number.
         patience: Waits while Label Studio is away; then the pages are read again from the first one.
         details: Whether the tasks come with their annotations and predictions.
+        view: The number of a view of the Data Manager that chooses the tasks; None: all.
 
     Raises:
         LabelStudioUnavailable: Label Studio refuses, or is away for too long.
@@ -27,7 +33,7 @@ async def all_tasks(
     seen: set[int] = set()
     failures = Failures()
     while True:
-        tasks = label_studio.tasks(project, details=details)
+        tasks = label_studio.tasks(project, details=details, view=view)
         try:
             while (task := await asyncio.to_thread(next, tasks, None)) is not None:
                 patience.is_back()

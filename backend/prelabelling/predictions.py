@@ -37,7 +37,7 @@ def build(answers: Answers, questions: Questions, config: LabelConfig, min_score
     for job, result in answers:
         label = questions[job.prompt]
         regions += build_results(result, config, job.prompt, min_score, label)
-        scores += region_scores(result, min_score)
+        scores += region_scores(result, config, min_score, label)
         texts.append(answer_text(result, config, min_score, label))
     items = regions + answer_item(config, " ".join(text for text in texts if text))
     if items:
@@ -84,5 +84,10 @@ def found_nothing(database: Database, project: str, task: int, version: str, que
                 Proposal.project == project, Proposal.task == str(task), Proposal.model_version == version
             )
         ).all()
-    empty = {prompt for prompt, targets in rows if not any(any(target["box"]) for target in targets)}
+    empty = {prompt for prompt, targets in rows if not any(map(_was_seen, targets))}
     return questions.keys() <= empty
+
+
+def _was_seen(target: dict[str, Any]) -> bool:
+    """Whether a recorded target has a mask that was shown."""
+    return any(target["box"]) and not target.get("hidden")

@@ -15,7 +15,7 @@ from backend.prelabelling.patience import Patience
 from backend.prelabelling.progress import Progress
 from backend.prelabelling.questions import Questions, QuestionsOf
 from backend.prompts.model_client import JobFailed
-from backend.prompts.regions import answer_text
+from backend.prompts.regions import answer_text, is_shown
 from backend.prompts.request import Task
 from backend.prompts.tasks import BadTask
 from label_config import LabelConfig, map_label
@@ -29,7 +29,12 @@ T = TypeVar("T")
 
 
 async def choose(
-    label_studio: LabelStudioClient, project: str, patience: Patience, only_unlabelled: bool, count: int
+    label_studio: LabelStudioClient,
+    project: str,
+    patience: Patience,
+    only_unlabelled: bool,
+    count: int,
+    view: str | None = None,
 ) -> list[Task]:
     """Choose tasks at even distances in a project.
 
@@ -39,13 +44,14 @@ async def choose(
         patience: Waits while Label Studio is away.
         only_unlabelled: Leave out tasks that somebody has labelled or skipped.
         count: How many tasks; fewer if the project has fewer.
+        view: The number of a view of the Data Manager that chooses the tasks; None: all.
 
     Raises:
         LabelStudioUnavailable: Label Studio refuses, or is away for too long.
     """
     tasks = [
         Task(id=row["id"], data=row["data"])
-        async for row in all_tasks(label_studio, project, patience, details=False)
+        async for row in all_tasks(label_studio, project, patience, details=False, view=view)
         if not (only_unlabelled and is_labelled(row))
     ]
     return evenly(tasks, count)
@@ -112,8 +118,8 @@ class Preview:
         for job, result in answers:
             texts.append(answer_text(result, config, self._min_score, questions[job.prompt]))
             for target in result.targets:
-                if target.score >= self._min_score:
-                    label = questions[job.prompt] or map_label(target.phrase, config)
+                label = questions[job.prompt] or map_label(target.phrase, config)
+                if is_shown(target, config, self._min_score, label):
                     colour = colours.get(label, colours[None])
                     row = Target(label, target.score, target.phrase, colour, is_empty(target.mask))
                     targets.append(row)

@@ -32,6 +32,7 @@ class Progress:
         )
         self._total = total
         self._done = 0
+        self._done_before: int | None = None  # what was done when somebody began to watch
         self._started_at = self._line_at = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -56,10 +57,17 @@ class Progress:
         """Count a task that is done or has failed."""
         self._done += 1
         self._bar.update()
-        now = time.monotonic()
-        if not self._is_terminal and now - self._line_at >= LINE_EVERY_S:
-            self._line_at = now
-            print(self._line(now - self._started_at), file=self._stream, flush=True)
+        self._print_line(self._done, self._total)
+
+    def at(self, done: int, total: int) -> None:
+        """Show how far somebody else's work is; rate and time left count from the first call."""
+        if self._done_before is None:
+            self._done_before = done
+            self._bar.initial = self._bar.n = done
+        self._done, self._total = done - self._done_before, total - self._done_before
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+        self._print_line(done, total)
 
     def note(self, text: str) -> None:
         """Show a message above the bar."""
@@ -68,7 +76,13 @@ class Progress:
         else:
             print(text, file=self._stream, flush=True)
 
-    def _line(self, elapsed_s: float) -> str:
-        rate = self._done / elapsed_s
-        left_s = max(0, self._total - self._done) / rate
-        return f"{self._done} of {self._total} tasks, {rate:.1f} tasks/s, {tqdm.format_interval(left_s)} left"
+    def _print_line(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if self._is_terminal or now - self._line_at < LINE_EVERY_S:
+            return
+        self._line_at = now
+        rate = self._done / (now - self._started_at)
+        left = (
+            f"{tqdm.format_interval(max(0, self._total - self._done) / rate)} left" if rate > 0 else "waiting"
+        )
+        print(f"{done} of {total} tasks, {rate:.1f} tasks/s, {left}", file=self._stream, flush=True)

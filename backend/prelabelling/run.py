@@ -16,7 +16,7 @@ from backend.prelabelling.questions import Questions, QuestionsOf
 from backend.prelabelling.summary import Summary
 from backend.prompts.model_client import JobFailed
 from backend.prompts.proposal_log import ProposalLog
-from backend.prompts.regions import Prediction
+from backend.prompts.regions import Prediction, hidden_targets
 from backend.prompts.request import Task
 from backend.prompts.shown_version import ShownVersion
 from backend.prompts.tasks import BadTask
@@ -36,11 +36,13 @@ class Selection:
         only_unlabelled: Leave out tasks that somebody has labelled or skipped.
         limit: Ask about this many tasks at the most; None: all.
         again: Also ask about tasks that have a prediction for the same questions.
+        view: The number of a view of the Data Manager that chooses the tasks; None: all.
     """
 
     only_unlabelled: bool = False
     limit: int | None = None
     again: bool = False
+    view: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,13 @@ class Run:
             DatabaseUnavailable: The database cannot be used.
         """
         services, num_asked = self._services, 0
-        tasks = all_tasks(services.label_studio, self._project, services.patience, details=True)
+        tasks = all_tasks(
+            services.label_studio,
+            self._project,
+            services.patience,
+            details=True,
+            view=self._selection.view,
+        )
         try:
             async with asyncio.TaskGroup() as group:
                 async for row in tasks:
@@ -147,10 +155,11 @@ class Run:
 
     async def _predict(self, task: Task, questions: Questions, stored: list[dict[str, Any]]) -> None:
         """Ask about a task and store its prediction."""
+        config = self._config.for_task(task.data)
         try:
             answers = await self._services.asker.ask(task, questions)
             prediction = await asyncio.to_thread(
-                predictions.build, answers, questions, self._config.for_task(task.data), self._min_score
+                predictions.build, answers, questions, config, self._min_score
             )
             await self._store(task.id, prediction, stored)
         except (BadTask, JobFailed) as error:
@@ -160,7 +169,7 @@ class Run:
                 raise
             self.summary.add_failure(task.id, str(error))
         else:
-            self._count(answers, prediction)
+            self._count(answers, questions, config, prediction)
             await self._show(prediction["model_version"])
         finally:
             self._in_progress.release()
@@ -189,9 +198,12 @@ class Run:
 
         await self._services.patience.call(send)
 
-    def _count(self, answers: Answers, prediction: Prediction) -> None:
+    def _count(
+        self, answers: Answers, questions: Questions, config: LabelConfig, prediction: Prediction
+    ) -> None:
         for job, result in answers:
-            self._services.proposals.record(job, result)
+            hidden = hidden_targets(result, config, self._min_score, questions[job.prompt])
+            self._services.proposals.record(job, result, hidden)
             self.summary.unknown.update(result.unknown)
         if has_masks(prediction):
             self.summary.predicted += 1

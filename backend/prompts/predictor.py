@@ -19,12 +19,19 @@ from collections.abc import Sequence
 
 from backend.prompts.follow_up import follow_up
 from backend.prompts.image_warmer import ImageWarmer
-from backend.prompts.late_predictions import LatePredictions, PendingPrediction
+from backend.prompts.late_predictions import LatePredictions
 from backend.prompts.model_client import JobFailed, ModelClient, NotReady
+from backend.prompts.pending_store import PendingPrediction
 from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.refining import LatestMasks, build_refinement, name_of
-from backend.prompts.regions import Prediction, answer_item, answer_item_without_config, build_prediction
+from backend.prompts.regions import (
+    Prediction,
+    answer_item,
+    answer_item_without_config,
+    build_prediction,
+    hidden_targets,
+)
 from backend.prompts.request import Context, PredictRequest, Task
 from backend.prompts.shapes import without_speckles
 from backend.prompts.shown_version import ShownVersion
@@ -43,7 +50,7 @@ from backend.settings import BackendSettings
 from label_config import ConfigError, LabelConfig, read_config
 from worker.jobs.contract import SegmentJob, SegmentResult, Turn
 from worker.jobs.masks import to_rle
-from worker.jobs.queue import QueueUnavailable, SegmentQueue
+from worker.jobs.queue import WAITING_TTL_S, QueueUnavailable, SegmentQueue
 from worker.store import Database
 from worker.store.registry import Registry
 
@@ -84,10 +91,14 @@ class Predictor:
         self._registry = Registry(settings)
         self._model = ModelClient(queue, self._registry)
         self._proposals = ProposalLog(database)
-        self._late = LatePredictions(settings, self._model)
+        self._late = LatePredictions(settings, self._model, self._build)
         self._warmer = ImageWarmer(self._model)
         self._shown_version = ShownVersion(settings)
         self._latest_masks = LatestMasks()
+
+    def start(self) -> None:
+        """Begin with what earlier processes still owed to Label Studio; `aclose` ends it."""
+        self._late.start()
 
     async def predict(self, request: PredictRequest) -> list[Prediction | list[Prediction]]:
         """Answer a request.
@@ -113,7 +124,7 @@ class Predictor:
         if request.context is not None:
             return [await self._interactive(request.tasks[0], request.context, config, request.project)]
         try:
-            return await self._batch(request.tasks, config, request.project)
+            return await self._batch(request, config)
         except QueueUnavailable as error:
             raise RequestRefused(str(error), 503) from error
 
@@ -212,34 +223,56 @@ class Predictor:
         return await asyncio.to_thread(build_refinement, result, config, pointing, region)
 
     async def _batch(
-        self, tasks: Sequence[Task], config: LabelConfig, project: str | None
+        self, request: PredictRequest, config: LabelConfig
     ) -> list[Prediction | list[Prediction]]:
-        wait_s = 0.0 if len(tasks) == 1 else self._settings.batch_wait_s
-        deadline = time.monotonic() + wait_s
-        predictions: list[Prediction | list[Prediction]] = [NO_PREDICTION] * len(tasks)
-        jobs = self._batch_jobs(tasks, config, project)
+        predictions: list[Prediction | list[Prediction]] = [NO_PREDICTION] * len(request.tasks)
+        jobs = self._batch_jobs(request.tasks, config, request.project)
         if not jobs:
             return predictions
+        until = time.time() + WAITING_TTL_S
+        pending = {
+            index: PendingPrediction(
+                task=request.tasks[index].id,
+                job=job,
+                label_config=request.label_config,
+                data=config.task_fields(request.tasks[index].data),
+                until=until,
+            )
+            for index, job in jobs.items()
+        }
         try:
-            jobs = dict(zip(jobs, await self._model.submit(list(jobs.values()), wait_s), strict=True))
+            await self._late.keep(list(pending.values()))
+            owed = await self._collect(pending, predictions)
+        except BaseException:
+            await self._late.give_up(pending.values())
+            raise
+        self._late.follow([pending[index] for index in owed])
+        await self._late.forget(one for index, one in pending.items() if index not in owed)
+        return predictions
+
+    async def _collect(
+        self, pending: dict[int, PendingPrediction], predictions: list[Prediction | list[Prediction]]
+    ) -> set[int]:
+        """Fill in the predictions that are ready in time; return the positions of the others to come."""
+        wait_s = 0.0 if len(predictions) == 1 else self._settings.batch_wait_s
+        deadline = time.monotonic() + wait_s
+        try:
+            jobs = await self._model.submit([one.job for one in pending.values()], wait_s)
         except NotReady as error:
-            log.info("project %s: %d tasks wait: %s", project, len(jobs), error)
-            self._late.follow([self._pending(tasks[index], job, config) for index, job in jobs.items()])
-            return predictions
-        unfinished = []
-        for index, job in jobs.items():
-            pending = self._pending(tasks[index], job, config)
+            log.info("%d tasks wait: %s", len(pending), error)
+            return set(pending)
+        owed = set()
+        for (index, one), job in zip(pending.items(), jobs, strict=True):
             try:
                 result = await self._model.collect(job, max(0.0, deadline - time.monotonic()))
             except JobFailed as error:
-                log.warning("project %s, task %d gets no prediction: %s", project, tasks[index].id, error)
+                log.warning("project %s, task %d gets no prediction: %s", job.project, one.task, error)
             except NotReady:
-                unfinished.append(pending)
+                owed.add(index)
             else:
-                if self._late.claim(pending):
-                    predictions[index] = await pending.build(result)
-        self._late.follow(unfinished)
-        return predictions
+                if self._late.claim(one):
+                    predictions[index] = await self._build(job, result, one.config)
+        return owed
 
     def _batch_jobs(
         self, tasks: Sequence[Task], config: LabelConfig, project: str | None
@@ -258,20 +291,15 @@ class Predictor:
                 log.warning("project %s, task %d gets no prediction: %s", project, task.id, error)
         return jobs
 
-    def _pending(self, task: Task, job: SegmentJob, config: LabelConfig) -> PendingPrediction:
-        of_task = config.for_task(task.data)
-        return PendingPrediction(task.id, job, lambda result: self._build(job, result, of_task))
-
     async def _build(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
         result = await asyncio.to_thread(without_speckles, result, self._settings.min_region_share)
+        min_score = self._settings.model_score_threshold
         # Only a task's first image is learned from.
         if not config.item_index:
-            self._proposals.record(job, result)
+            self._proposals.record(job, result, hidden_targets(result, config, min_score))
         if job.priority == "batch" and job.project is not None:
             self._shown_version.update(job.project, result.model_version)
-        return await asyncio.to_thread(
-            build_prediction, result, config, job.prompt, self._settings.model_score_threshold
-        )
+        return await asyncio.to_thread(build_prediction, result, config, job.prompt, min_score)
 
     async def _with_history(self, job: SegmentJob, task: Task) -> SegmentJob:
         """Add the earlier turns if the prompt refers back to them and the model was trained on turns.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Collection
 
 from backend.background import BackgroundTasks
 from worker.jobs.contract import SegmentJob, SegmentResult
@@ -20,25 +21,30 @@ class ProposalLog:
         self._database = database
         self._tasks = BackgroundTasks()
 
-    def record(self, job: SegmentJob, result: SegmentResult) -> None:
+    def record(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int] = ()) -> None:
         """Record the answer to `job` and return at once.
 
         A job without project or task is ignored, and so is an answer to words that the model does not know:
         what it says about them must not be learned from.
+
+        Args:
+            job: The job.
+            result: Its answer.
+            hidden: The indices of the targets that are not shown.
         """
         if job.project is not None and job.task is not None and not result.unknown:
-            self._tasks.start(self._record(job, result))
+            self._tasks.start(self._record(job, result, hidden))
 
     async def aclose(self) -> None:
         """Wait until everything is written."""
         await self._tasks.aclose(cancel=False)
 
-    async def _record(self, job: SegmentJob, result: SegmentResult) -> None:
+    async def _record(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:
         try:
-            await asyncio.to_thread(self._insert, job, result)
+            await asyncio.to_thread(self._insert, job, result, hidden)
         except DatabaseUnavailable as error:
             log.warning("task %s: the proposal is not recorded: %s", job.task, error)
 
-    def _insert(self, job: SegmentJob, result: SegmentResult) -> None:
+    def _insert(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:
         with self._database.session() as session:
-            record_proposal(session, job, result)
+            record_proposal(session, job, result, hidden)

@@ -17,6 +17,8 @@ from label_config import LabelConfig, ShapeControl, map_label
 from worker.jobs.contract import SegmentResult, TargetResult
 from worker.jobs.masks import from_rle, is_empty
 
+MAX_SCORES = 5  # of targets that are left out, in a message
+
 # One entry of a Label Studio `result` list: a region or a text.
 ResultItem = dict[str, Any]
 # A Label Studio prediction: `result`, `score`, `model_version`.
@@ -32,13 +34,13 @@ def build_prediction(
         result: The model's answer and masks.
         config: The project's labeling configuration.
         prompt: The prompt that was answered.
-        min_score: Targets with a lower score are left out.
+        min_score: Targets with a lower score are left out, as `is_shown` says.
 
     Returns:
         The regions, the answer's text if the configuration shows it, and the mean score of the regions.
     """
     regions = build_results(result, config, prompt, min_score)
-    scores = region_scores(result, min_score)
+    scores = region_scores(result, config, min_score)
     return {
         "result": regions + answer_item(config, answer_text(result, config, min_score)),
         "score": fmean(scores) if scores else 0.0,
@@ -53,7 +55,7 @@ def build_results(
     min_score: float = 0.0,
     label: str | None = None,
 ) -> list[ResultItem]:
-    """Make the regions of each target whose score is at least `min_score` and whose mask is not empty.
+    """Make the regions of each target that is shown and whose mask is not empty.
 
     A target has one region, or a polygon for each part of its mask. The same target of the same job always
     has the same ids, so that regions of a repeated answer replace the earlier ones. A phrase that names no
@@ -65,7 +67,7 @@ def build_results(
         result: The model's answer and masks.
         config: The project's labeling configuration.
         prompt: The prompt that was answered.
-        min_score: Targets with a lower score are left out.
+        min_score: Targets with a lower score are left out, as `is_shown` says.
         label: The label of every region; None: the one that its phrase names.
 
     Returns:
@@ -73,15 +75,42 @@ def build_results(
     """
     return [
         item
-        for index, target in _targets_above(result, min_score)
-        if not is_empty(target.mask)
+        for index, target in enumerate(result.targets)
+        if is_shown(target, config, min_score, label) and not is_empty(target.mask)
         for item in _regions(result, config, prompt, index, target, label or map_label(target.phrase, config))
     ]
 
 
-def region_scores(result: SegmentResult, min_score: float = 0.0) -> list[float]:
+def is_shown(target: TargetResult, config: LabelConfig, min_score: float, label: str | None = None) -> bool:
+    """Whether a target's score is high enough to be shown.
+
+    Args:
+        target: The target.
+        config: The project's labeling configuration; a control's own `model_score_threshold` counts first.
+        min_score: The lowest score where the control names none.
+        label: The target's label; None: the one that its phrase names.
+    """
+    return target.score >= config.min_score_for(label or map_label(target.phrase, config), min_score)
+
+
+def hidden_targets(
+    result: SegmentResult, config: LabelConfig, min_score: float, label: str | None = None
+) -> frozenset[int]:
+    """Return the indices of the targets that are not shown; the arguments are those of `build_results`."""
+    return frozenset(
+        index for index, target in enumerate(result.targets) if not is_shown(target, config, min_score, label)
+    )
+
+
+def region_scores(
+    result: SegmentResult, config: LabelConfig, min_score: float = 0.0, label: str | None = None
+) -> list[float]:
     """Return the score of each target that `build_results` makes regions of."""
-    return [target.score for _, target in _targets_above(result, min_score) if not is_empty(target.mask)]
+    return [
+        target.score
+        for target in result.targets
+        if is_shown(target, config, min_score, label) and not is_empty(target.mask)
+    ]
 
 
 def answer_text(
@@ -91,7 +120,7 @@ def answer_text(
 
     The arguments are those of `build_results`.
     """
-    shown = [target for _, target in _targets_above(result, min_score)]
+    shown = [target for target in result.targets if is_shown(target, config, min_score, label)]
     empty = [target.phrase for target in shown if is_empty(target.mask)]
     unlabelled = [
         target.phrase
@@ -105,8 +134,9 @@ def answer_text(
         sentences.append(
             f"No label of this project fits: {_listed(unlabelled)}; choose one for each such mask."
         )
-    if hidden := len(result.targets) - len(shown):
-        sentences.append(f"{hidden} left out with a score below {min_score:g}.")
+    if hidden := hidden_targets(result, config, min_score, label):
+        scores = ", ".join(f"{result.targets[index].score:.2f}" for index in sorted(hidden)[:MAX_SCORES])
+        sentences.append(f"{len(hidden)} left out with too low a score ({scores}).")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
@@ -165,10 +195,6 @@ def _text_item(control: str, image: str, text: str) -> ResultItem:
         "type": "textarea",
         "value": {"text": [text]},
     }
-
-
-def _targets_above(result: SegmentResult, min_score: float) -> Iterator[tuple[int, TargetResult]]:
-    return ((index, target) for index, target in enumerate(result.targets) if target.score >= min_score)
 
 
 def _regions(

@@ -22,7 +22,8 @@ class Target:
     Attributes:
         phrase: the words that name it.
         mask: (H, W) bool at the photo's size.
-        score: mean confidence inside the mask, 0..1; 0 for an empty mask.
+        score: mean confidence inside the mask, 0..1, or the measured chance that the mask is right, if the
+            checkpoint has a calibration; 0 for an empty mask.
         box: Edges x0, y0, x1, y1 in pixels, end exclusive; all 0 for an empty mask.
     """
 

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 
 from pixellm_model.codebook import Codebook
+from pixellm_model.config import PixelLMConfig
+from pixellm_model.engine.answers import Target
 from pixellm_model.engine.prefix_cache import Prefix
 from pixellm_model.masks import Box, mask_box
 from pixellm_model.model import PixelLM
@@ -58,3 +60,25 @@ def finish_mask(low_res: torch.Tensor, image: ProcessedImage, image_size: int) -
         height, width = inside.shape
         mask[row : row + height, column : column + width] = inside.cpu().numpy()
     return mask, confidence / (np.count_nonzero(mask) + 1e-6), mask_box(mask)
+
+
+def finish_targets(
+    phrases: Sequence[str], low_res: torch.Tensor, image: ProcessedImage, config: PixelLMConfig
+) -> list[Target]:
+    """Make the targets of one answer, with the scores that the checkpoint's calibration gives them.
+
+    Args:
+        phrases: The words that name each target.
+        low_res: (n, m, m) logits over the padded square.
+        image: The image they belong to.
+        config: The model's configuration.
+
+    Returns:
+        The targets at the photo's size.
+    """
+    calibration = config.score_calibration
+    targets = []
+    for phrase, logits in zip(phrases, low_res, strict=True):
+        mask, score, box = finish_mask(logits, image, config.image_size)
+        targets.append(Target(phrase, mask, calibration(score) if calibration else score, box))
+    return targets

@@ -28,7 +28,7 @@ from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.edges import sharpen_all
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
-from pixellm_model.engine.masks import draw_targets, finish_mask
+from pixellm_model.engine.masks import draw_targets, finish_targets
 from pixellm_model.engine.phrases import name_targets
 from pixellm_model.engine.precision import resolve_precision
 from pixellm_model.engine.prefix_cache import PrefixCache, image_key
@@ -363,10 +363,8 @@ class Segmenter:
         ):
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
-            targets = [
-                Target(phrase, *finish_mask(target, image, self.model.config.image_size))
-                for phrase, target in zip(name_targets(texts, request.prompt), logits, strict=True)
-            ]
+            phrases = name_targets(texts, request.prompt)
+            targets = finish_targets(phrases, logits, image, self.model.config)
             warnings = warnings_about(generation, stray)
             answer = display_text(texts)
             if self.model.config.pyramid_dim:

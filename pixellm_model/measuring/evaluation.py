@@ -157,8 +157,9 @@ def _ask(
     seconds = time.perf_counter() - began
     segmentation = Segmentation(str(answer), ()) if isinstance(answer, PromptError) else answer
     # Empty masks are never shown to annotators, so they count as no mask.
-    masks = [target.mask for target in segmentation.targets if target.mask.any()]
-    iou = scores.add(masks, question.masks)
+    targets = [target for target in segmentation.targets if target.mask.any()]
+    masks = [target.mask for target in targets]
+    iou = scores.add(masks, question.masks, [target.score for target in targets])
     row = QuestionScore(
         sample=sample,
         question=question.text,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
+from pixellm_model.measuring.calibration import expected_calibration_error
 from pixellm_model.samples import Mask
 
 HIT = 0.5  # IoU from which a target counts as found
@@ -64,6 +65,7 @@ class Scores(IouSums):
         predicted: Number of predicted masks.
         true: Number of true masks.
         hits: Pairs of a predicted and a true mask with IoU >= HIT.
+        scored: Score of each predicted mask, and whether it is one of a pair counted in `hits`.
     """
 
     questions: int = 0
@@ -73,13 +75,17 @@ class Scores(IouSums):
     predicted: int = 0
     true: int = 0
     hits: int = 0
+    scored: list[tuple[float, bool]] = field(default_factory=list)
 
-    def add(self, predicted: Sequence[Mask], truth: Sequence[Mask]) -> float | None:
+    def add(
+        self, predicted: Sequence[Mask], truth: Sequence[Mask], scores: Sequence[float] = ()
+    ) -> float | None:
         """Add one question.
 
         Args:
             predicted: The predicted masks, each (H, W) bool.
             truth: The true masks, of the same size.
+            scores: The score of each predicted mask, 0..1; none if they are not to be measured.
 
         Returns:
             The question's mean IoU over max(predictions, truths) masks; None if there are none.
@@ -94,7 +100,9 @@ class Scores(IouSums):
         rows, columns = linear_sum_assignment(-ious)
         self.predicted += len(predicted)
         self.true += len(truth)
-        self.hits += int((ious[rows, columns] >= HIT).sum())
+        right = set(rows[ious[rows, columns] >= HIT])
+        self.hits += len(right)
+        self.scored += [(float(score), index in right) for index, score in enumerate(scores)]
         total = float(ious[rows, columns].sum())
         self.intersection += int(intersections[rows, columns].sum())
         self.union += int(unions[rows, columns].sum())
@@ -126,7 +134,11 @@ class Scores(IouSums):
         return self.correct_refusals / max(1, self.absent)
 
     def as_dict(self) -> dict[str, float]:
-        """All metrics, rounded; `none_accuracy` only if there are questions without a true mask."""
+        """All metrics, rounded.
+
+        `none_accuracy` only if there are questions without a true mask, `calibration_error` if there are
+        scores.
+        """
         figures = {
             "questions": self.questions,
             "gIoU": round(self.giou, 4),
@@ -135,7 +147,12 @@ class Scores(IouSums):
             "recall": round(self.recall, 4),
             "count_accuracy": round(self.count_accuracy, 4),
         }
-        return figures | ({"none_accuracy": round(self.none_accuracy, 4)} if self.absent else {})
+        if self.absent:
+            figures["none_accuracy"] = round(self.none_accuracy, 4)
+        if self.scored:
+            scores, right = zip(*self.scored, strict=True)
+            figures["calibration_error"] = expected_calibration_error(scores, right)
+        return figures
 
 
 def _areas(predicted: Sequence[Mask], truth: Sequence[Mask]) -> tuple[IntArray, IntArray]:

@@ -29,6 +29,7 @@ LABELS = {
     "recall": "recall at IoU 0.5",
     "count_accuracy": "right number of masks",
     "none_accuracy": "nothing found where nothing is",
+    "calibration_error": "distance of scores from the share of right masks",
     "seconds_p50": "seconds a prompt, median",
     "seconds_p95": "seconds a prompt, 95th percentile",
     "muse_gIoU": "gIoU as the reference counts",

@@ -88,7 +88,7 @@ def test_unhandled_errors_have_an_id_and_no_traceback(
     def fail(*_: object) -> None:
         raise RuntimeError("an internal detail")
 
-    monkeypatch.setattr("backend.http.app.read_config", fail)
+    monkeypatch.setattr("backend.http.app.explain", fail)
     response = alone.post("/setup", json=payload("setup"))
     assert response.status_code == 500
     detail = response.json()["detail"]
@@ -104,7 +104,40 @@ def test_setup_without_redis_answers_in_time(alone: httpx.Client) -> None:
     assert response.json() == {"model_version": "pixellm (loading)"}
 
 
-def test_setup_names_what_is_wrong_with_a_config_and_connects(alone: httpx.Client) -> None:
+@pytest.mark.parametrize("path", ["/setup", "/health"])
+def test_reason_phrases_are_the_usual_ones(alone: httpx.Client, path: str) -> None:
+    body = payload("setup") | {"schema": "<View/>"}
+    response = alone.get(path) if path == "/health" else alone.post(path, json=body)
+    assert (response.status_code, response.reason_phrase) == (200, "OK")
+
+
+def test_setup_refuses_a_config_without_masks_and_says_why_in_the_status_line(alone: httpx.Client) -> None:
+    choices = '<Choices name="light" toName="image"><Choice value="Überbelichtet"/></Choices>'
+    xml = f'<View><Image name="image" value="$image"/>{choices}</View>'
+    response = alone.post("/setup", json=payload("setup") | {"schema": xml})
+    assert response.status_code == 422
+    assert response.json()["detail"] == response.reason_phrase
+    assert response.reason_phrase.startswith(
+        "The labeling configuration has nowhere to put masks; add <Brush"
+    )
+    controls = '<BrushLabels name="Ü" toName="image"></BrushLabels>'
+    other = alone.post("/setup", json=payload("setup") | {"schema": xml.replace(choices, controls)})
+    assert other.status_code == 422 and other.reason_phrase.startswith('The control "?" has no labels')
+
+
+def test_setup_logs_once_what_a_config_asks_for_in_vain(
+    alone: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    body = payload("setup")
+    body["schema"] = body["schema"].replace(
+        "</View>", '<EllipseLabels name="round" toName="image"><Label value="A"/></EllipseLabels></View>', 1
+    )
+    for _ in range(2):
+        assert alone.post("/setup", json=body).status_code == 200
+    assert caplog.text.count('neither written nor learned from: <EllipseLabels name="round">') == 1
+
+
+def test_setup_names_what_a_new_project_lacks_and_connects(alone: httpx.Client) -> None:
     response = alone.post("/setup", json=payload("setup") | {"schema": "<View/>"})
     assert response.status_code == 200
     assert response.json()["model_version"] == "pixellm (loading)"

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import httpx
 import pytest
+import redis
 
 from backend.prompts.model_client import result_of
+from backend.prompts.pending_store import CONFIGS, ENTRIES, LEASES
 from support.backend import ask, batch, masks, payload, prompted, running_backend, said
 from support.image_server import ImageServer, reply, running_server
-from support.workers import Workers, eventually
+from support.workers import ROOT, Workers, eventually
 from worker.jobs.queue import JobState
 
 NOWHERE = "redis://127.0.0.1:1/0"
@@ -46,6 +54,20 @@ def start(workers: Workers, kind: str = "patient") -> None:
 
 
 class TestPrompt:
+    @pytest.mark.parametrize(("setting", "tag", "shown"), [(0.8, None, 0), (0.8, 0.7, 1), (0.0, 0.8, 0)])
+    def test_a_control_s_own_score_threshold_comes_before_the_setting(
+        self, redis_url: str, ready: Workers, setting: float, tag: float | None, shown: int
+    ) -> None:
+        body = prompted("the circle")
+        if tag is not None:
+            body["label_config"] = body["label_config"].replace(
+                "<BrushLabels ", f'<BrushLabels model_score_threshold="{tag}" '
+            )
+        with running_backend(redis_url, predict_wait_s=20, model_score_threshold=setting) as client:
+            (prediction,) = ask(client, body)
+        assert len(masks(prediction)) == shown
+        assert ("1 left out with too low a score (0.75)." in said(prediction)) == (not shown)
+
     def test_regions_answer_score_and_version(self, backend: httpx.Client, ready: Workers) -> None:
         (prediction,) = ask(backend, prompted("the circle"))
         (mask,) = masks(prediction)
@@ -279,6 +301,11 @@ class LabelStudio:
         server.routes["/api/predictions/"] = self._take
 
     def _take(self, handler: BaseHTTPRequestHandler) -> None:
+        if handler.command == "GET":
+            task = int(parse_qs(urlsplit(handler.path).query)["task"][0])
+            stored = [prediction for prediction in self.predictions if prediction["task"] == task]
+            reply(json.dumps(stored).encode(), Content_Type="application/json")(handler)
+            return
         prediction = json.loads(handler.rfile.read(int(handler.headers["Content-Length"])))
         assert handler.headers["Authorization"] == "Token a-legacy-token"
         if self._refusals:
@@ -290,6 +317,13 @@ class LabelStudio:
             return
         self.predictions.append(prediction)
         reply(json.dumps({"id": 1} | prediction).encode(), 201, Content_Type="application/json")(handler)
+
+
+def is_up(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health").is_success
+    except httpx.TransportError:
+        return False
 
 
 class TestLatePredictions:
@@ -393,6 +427,64 @@ class TestLatePredictions:
             ) as client:
                 ask(client, batch("the circle", "the square"))
                 eventually(lambda: len(label_studio.predictions) == 2, "both arrive")
+
+    def test_a_killed_backend_leaves_what_it_owes_to_the_next(
+        self, redis_url: str, workers: Workers, label_studio: LabelStudio, tmp_path: Path
+    ) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        environment = os.environ | {
+            "REDIS_URL": redis_url,
+            "DATA_DIR": str(tmp_path / "data"),
+            "PORT": str(port),
+            "BATCH_WAIT_S": "0",
+            "LABEL_STUDIO_URL": label_studio.url,
+            "LABEL_STUDIO_API_KEY": "a-legacy-token",
+        }
+        command = [sys.executable, "-m", "backend"]
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=60) as client:
+                eventually(lambda: is_up(client), "the backend runs")
+                # Without a worker nothing is even queued.
+                assert ask(client, batch("the circle", "the square", "the triangle")) == [[], [], []]
+        finally:
+            process.kill()
+            process.wait()
+        # One of them was stored just before the end.
+        label_studio.predictions.append({"task": 2, "model_version": "stand-in-1"})
+        start(workers)
+        process = subprocess.Popen(command, cwd=ROOT, env=environment)
+        try:
+            connection = redis.Redis.from_url(redis_url)
+            eventually(lambda: not connection.exists(LEASES, ENTRIES, CONFIGS), "nothing is owed")
+        finally:
+            process.kill()
+            process.wait()
+        sent = {prediction["task"]: prediction for prediction in label_studio.predictions}
+        assert sorted(sent) == [1, 2, 3] and len(label_studio.predictions) == 3
+        assert [len(masks(sent[task])) for task in (1, 3)] == [1, 1]
+        assert said(sent[3]).startswith("the triangle")
+
+    def test_what_is_answered_in_time_is_not_owed(
+        self, redis_url: str, ready: Workers, label_studio: LabelStudio
+    ) -> None:
+        settings = {"label_studio_url": label_studio.url, "label_studio_api_key": "a-legacy-token"}
+        with running_backend(redis_url, batch_wait_s=20, **settings) as client:
+            assert all(ask(client, batch("the circle", "raise", "the square"))[::2])
+            connection = redis.Redis.from_url(redis_url)
+            assert not connection.exists(LEASES, ENTRIES, CONFIGS)
+        assert label_studio.predictions == []
+
+    def test_a_stopped_backend_leaves_what_it_owes_at_once(
+        self, redis_url: str, workers: Workers, label_studio: LabelStudio
+    ) -> None:
+        settings = {"label_studio_url": label_studio.url, "label_studio_api_key": "a-legacy-token"}
+        with running_backend(redis_url, batch_wait_s=0, **settings) as client:
+            assert ask(client, batch("the circle")) == [[]]
+        start(workers)
+        with running_backend(redis_url, **settings):
+            eventually(lambda: len(label_studio.predictions) == 1, "the prediction arrives")
 
     def test_label_studio_refuses_one_of_them(
         self, redis_url: str, ready: Workers, label_studio: LabelStudio, caplog: pytest.LogCaptureFixture

@@ -214,6 +214,17 @@ def test_an_empty_annotation_rejects_what_was_proposed(collector: Collector) -> 
     assert [outcome["kind"] for outcome in correction.outcomes] == ["rejected"]
 
 
+def test_what_was_not_shown_is_not_rejected(collector: Collector) -> None:
+    job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
+    with collector.database.session() as session:
+        record_proposal(session, job, proposal(job))
+        record_proposal(session, job, proposal(job), hidden=[0])
+    send(collector, event(6, []))
+    process_all(collector)
+    correction = corrections(collector)["6"]
+    assert correction.turns == [] and [outcome["kind"] for outcome in correction.outcomes] == ["hidden"]
+
+
 def test_a_replaced_mask_denies_nothing(collector: Collector) -> None:
     job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
     with collector.database.session() as session:

@@ -21,11 +21,15 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sqlalchemy import select
 
 from backend.__main__ import main
+from backend.settings import BackendSettings
 from support.image_server import ImageServer, reply, running_server
 from support.label_studio_api import PROJECT, LabelStudioApi
-from support.workers import ROOT, Workers, data_url, eventually, png
+from support.workers import ROOT, Workers, data_url, eventually, png, question
+from worker.store import Database
+from worker.store.tables import Proposal
 
 VERSION = "stand-in-1"
 NO_ANSWER = (
@@ -107,6 +111,22 @@ def test_by_default_every_label_is_asked_for_and_a_task_s_own_prompt_comes_first
     assert len(api.stored) == 2
 
 
+def test_a_control_s_own_threshold_hides_and_is_recorded(
+    server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str], environment: dict[str, str]
+) -> None:
+    config = NO_ANSWER.replace('name="mask"', 'name="mask" model_score_threshold="0.8"')
+    api = LabelStudioApi(server, tasks(1), config=config)
+    workers.start("patient")
+    for skipped in (0, 1):
+        assert prelabel("--prompt", "the circle") == 0
+        assert f"{1 - skipped} with nothing found, {skipped} skipped" in capsys.readouterr().out
+    assert [labels(prediction) for prediction in api.stored.values()] == [[]]
+    database = Database(BackendSettings(data_dir=Path(environment["DATA_DIR"])))
+    with database.session() as session:
+        (proposal,) = session.scalars(select(Proposal))
+    assert [target["hidden"] for target in proposal.targets] == [True]
+
+
 def test_another_prompt_replaces_and_again_asks_the_same(
     server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -122,6 +142,53 @@ def test_another_prompt_replaces_and_again_asks_the_same(
         prediction["score"] = -1
     assert prelabel("--prompt", "the square", "--again", "--limit", "2") == 0
     assert sorted(prediction["score"] for prediction in api.stored.values()) == [-1, 0.75, 0.75]
+
+
+def test_a_view_chooses_the_tasks(
+    server: ImageServer, workers: Workers, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api = LabelStudioApi(server, tasks(5))
+    api.views = {"7": [2, 4]}
+    workers.start("patient")
+    assert prelabel("--prompt", "the circle", "--view", "7") == 0
+    assert "2 predicted" in capsys.readouterr().out
+    assert sorted(prediction["task"] for prediction in api.stored.values()) == [2, 4]
+    assert prelabel("--watch", "--view", "7") == 0
+    assert f"2 of 2 tasks have a prediction by {VERSION}." in capsys.readouterr().out
+    assert prelabel("--view", "8") == 2
+    assert 'Project 12 has no view 8 (--view); its number is "tab"' in capsys.readouterr().err
+
+
+def test_watching_counts_what_others_ask_for_and_ends(
+    server: ImageServer,
+    workers: Workers,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("backend.prelabelling.watch.POLL_S", 0.1)
+    monkeypatch.setattr("backend.prelabelling.watch.IDLE_S", 1.0)
+    api = LabelStudioApi(server, tasks(4))
+    api.tasks[3] |= {"annotations": [{"id": 1, "result": []}]}
+    workers.start("patient")
+    assert prelabel("--prompt", "the circle", "--limit", "1") == 0
+    capsys.readouterr()
+    assert prelabel("--watch") == 1
+    printed = capsys.readouterr().out
+    assert f"1 of 4 tasks have a prediction by {VERSION}." in printed and "backend's log" in printed
+    writes = len(api.writes())
+
+    # What the queue still holds is waited for.
+    statuses: list[int] = []
+    workers.queue.enqueue(question("sleep 3", "batch"))
+    watching = threading.Thread(target=lambda: statuses.append(prelabel("--watch", "--only-unlabelled")))
+    watching.start()
+    time.sleep(2)
+    assert not statuses
+    for task in (2, 3):
+        api.stored[100 + task] = {"task": task, "model_version": VERSION, "result": []}
+    watching.join()
+    assert statuses == [0] and len(api.writes()) == writes
+    assert f"3 of 3 tasks have a prediction by {VERSION}." in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("config", [None, NO_ANSWER])
@@ -178,6 +245,8 @@ def test_an_ontology_names_the_labels(server: ImageServer, workers: Workers, tmp
     [
         (("--ontology", "missing.json"), "missing.json cannot be read: No such file or directory."),
         (("--prompt", " "), "The prompt (--prompt) is empty."),
+        (("--watch", "--prompt", "the cup"), "--watch asks nothing"),
+        (("--view", "first"), "--view first is no number of a view"),
         (("--out", "sheet.html"), "--out is the page of a preview; add --preview 12."),
         (("--preview", "2", "--out", "nowhere/sheet.html"), "nowhere is no folder that can be written to"),
     ],

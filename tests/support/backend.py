@@ -18,6 +18,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from backend.http.app import create_app
+from backend.http.reasons import ReasonProtocol
 from backend.settings import BackendSettings
 from support.workers import data_url
 
@@ -37,7 +38,8 @@ def running_backend(redis_url: str, **settings: Any) -> Iterator[httpx.Client]:
 
 def _served(app: Starlette) -> Iterator[httpx.Client]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=1))
+        config = uvicorn.Config(app, http=ReasonProtocol, log_level="warning", timeout_graceful_shutdown=1)
+        server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         while not server.started:

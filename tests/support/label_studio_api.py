@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -27,6 +28,7 @@ class LabelStudioApi:
         self.tasks = tasks
         self.stored: dict[int, dict[str, Any]] = {}
         self.model_version = "PixelLM"
+        self.views: dict[str, list[int]] = {}  # the tasks that each view's filters let through
         self.config = config
         self.on_page: Callable[[int], int | None] = lambda page: None
         self.on_store: Callable[[int], int | None] = lambda number: None
@@ -35,6 +37,7 @@ class LabelStudioApi:
         self._server = server
         self._numbers = itertools.count(1)
         server.routes[f"/api/projects/{PROJECT}/"] = self._project
+        server.routes[f"/api/projects/{PROJECT}/model-versions/"] = self._versions
         server.routes["/api/tasks/"] = self._tasks
         server.routes["/api/predictions/"] = self._predictions
         server.routes["/api/ml/"] = reply(b'[{"title": "PixelLM"}]', Content_Type="application/json")
@@ -66,12 +69,21 @@ class LabelStudioApi:
         if (status := self.on_page(page)) is not None:
             answer(handler, {"detail": "Service unavailable."}, status)
             return
+        tasks = self.tasks
+        if (view := query.get("view")) is not None:
+            if view not in self.views:
+                answer(handler, {"detail": "Not found."}, 404)
+                return
+            tasks = [task for task in tasks if task["id"] in self.views[view]]
         start = (page - 1) * size
-        if start >= len(self.tasks) and page > 1:
+        if start >= len(tasks) and page > 1:
             answer(handler, {"detail": "Invalid page."}, 404)
             return
-        rows = [self._row(task, query.get("fields") == "all") for task in self.tasks[start : start + size]]
-        answer(handler, {"tasks": rows, "total": len(self.tasks)})
+        rows = [self._row(task, query.get("fields") == "all") for task in tasks[start : start + size]]
+        answer(handler, {"tasks": rows, "total": len(tasks)})
+
+    def _versions(self, handler: BaseHTTPRequestHandler) -> None:
+        answer(handler, Counter(prediction["model_version"] for prediction in self.stored.values()))
 
     def _row(self, task: dict[str, Any], details: bool) -> dict[str, Any]:
         if details:

@@ -172,6 +172,46 @@ def test_all_rejected_is_an_answer_too() -> None:
     assert turn["targets"] == [] and turn["answer"] == "There is no cup and book in this image."
 
 
+def hiding(proposed: ProposedAnswer, index: int) -> ProposedAnswer:
+    """A proposal whose target at `index` was not shown, because of its low score."""
+    targets = list(proposed.targets)
+    targets[index] = replace(targets[index], hidden=True)
+    return replace(proposed, targets=tuple(targets))
+
+
+def test_what_was_not_shown_is_not_rejected() -> None:
+    hidden = hiding(PROPOSED, 1)
+    outcomes = compare(read_regions([region(block(1))], CONFIG), [hidden], CONFIG)
+    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("hidden", "Book")]
+    (turn,) = training_turns(outcomes, [hidden])
+    assert turn["prompt"] == "Segment the cup.", "an answer without the book would deny it"
+    assert (from_rle(CocoRLE.model_validate(turn["targets"][0]["mask"])) == block(1)).all()
+
+
+def test_nothing_is_learned_where_only_hidden_targets_are_left() -> None:
+    for hidden in (hiding(PROPOSED, 1), hiding(hiding(PROPOSED, 0), 1)):
+        outcomes = compare([], [hidden], CONFIG, empty=True)
+        assert "hidden" in {o.kind for o in outcomes} and training_turns(outcomes, [hidden]) == []
+
+
+def test_of_two_things_with_one_label_a_hidden_one_keeps_both_unlearned() -> None:
+    cups = (PROPOSED.targets[0], ProposedTarget("small cup", block(10), 0.1, hidden=True))
+    proposed = replace(PROPOSED, prompt="the cups", answer="cup is [1] and small cup is [2].", targets=cups)
+    outcomes = compare(read_regions([region(block(1))], CONFIG), [proposed], CONFIG)
+    assert [o.kind for o in outcomes] == ["accepted", "hidden"]
+    assert training_turns(outcomes, [proposed]) == []
+
+
+def test_what_was_drawn_for_a_hidden_target_completes_the_answer() -> None:
+    hidden = hiding(PROPOSED, 1)
+    regions = read_regions([region(block(1)), region(block(12), "Book", "manual", None)], CONFIG)
+    outcomes = compare(regions, [hidden], CONFIG)
+    assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", hidden.prompt), ("added", hidden.prompt)]
+    asked, named = training_turns(outcomes, [hidden])
+    assert [target["phrase"] for target in asked["targets"]] == ["cup", "book"]
+    assert named["prompt"] == "Segment the book."
+
+
 def test_a_prompt_whose_masks_were_never_taken_says_nothing() -> None:
     outcomes, turns = compared(region(block(18), None, "manual", None))
     assert [o.kind for o in outcomes] == ["added"] and turns == []
@@ -213,6 +253,16 @@ def test_half_an_answer_is_completed_by_hand() -> None:
     assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", half.prompt), ("added", half.prompt)]
     first, _ = training_turns(outcomes, [half])
     assert first["answer"] is None and [t["phrase"] for t in first["targets"]] == ["cup", "book"]
+
+
+def test_the_models_words_are_not_kept_for_masks_in_another_order() -> None:
+    cup, book = PROPOSED.targets
+    nothing = replace(book, mask=np.zeros_like(book.mask))
+    proposed = replace(PROPOSED, answer="book is [1] and cup is [2].", targets=(nothing, cup))
+    by_hand = region(block(12), "Book", "manual", None)
+    regions = read_regions([region(block(1), index=1) | {"meta": {}}, by_hand], CONFIG)
+    (asked, _) = training_turns(compare(regions, [proposed], CONFIG), [proposed])
+    assert [target["phrase"] for target in asked["targets"]] == ["cup", "book"] and asked["answer"] is None
 
 
 def test_regions_are_known_by_id_where_meta_is_gone() -> None:

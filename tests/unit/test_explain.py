@@ -29,7 +29,7 @@ def test_a_template_needs_no_advice(template: Path, capsys: pytest.CaptureFixtur
 
 def test_it_says_where_things_are_and_what_would_work_better() -> None:
     explanation = explain(KEEPING)
-    facts, advice = "\n".join(explanation.facts), "\n".join(explanation.advice)
+    facts, advice = "\n".join((*explanation.facts, *explanation.limits)), "\n".join(explanation.advice)
     assert 'masks: <BrushLabels name="brush">, 2 labels: mug, Book' in facts
     assert "other names: Cup -> mug" in facts
     assert 'typed into <TextArea name="ask">' in facts
@@ -52,7 +52,7 @@ SHAPES = """<View>
 
 
 def test_it_says_which_shapes_are_made_and_what_is_not_supported() -> None:
-    facts = "\n".join(explain(SHAPES).facts)
+    facts = "\n".join((*explain(SHAPES).facts, *explain(SHAPES).limits))
     assert 'image: <Image name="page">, from the field "pages"' in facts
     assert 'masks: <Brush name="brush"> with <Labels name="classes">, 1 labels: Book' in facts
     assert 'polygons: <PolygonLabels name="outline">, 1 labels: Cup' in facts
@@ -75,7 +75,7 @@ def test_pointing_tools_are_said_to_work_on_masks_only() -> None:
     assert not any("Points and boxes" in line for line in masks.advice)
     assert not any("points and boxes" in fact for fact in polygons.facts)
     assert any("Points and boxes correct masks, and there are none here" in line for line in polygons.advice)
-    assert not any("neither written" in fact for fact in (*masks.facts, *polygons.facts))
+    assert not any("neither written" in fact for fact in (*masks.limits, *polygons.limits))
 
 
 def test_tags_and_attributes_may_be_in_any_case() -> None:
@@ -88,7 +88,7 @@ def test_tags_and_attributes_may_be_in_any_case() -> None:
         </VIEW>"""
     )
     assert any('<BRUSHLABELS name="mask">' in fact for fact in explanation.facts)
-    assert any('<CHOICES name="light">' in fact for fact in explanation.facts)
+    assert any('<CHOICES name="light">' in limit for limit in explanation.limits)
     assert explanation.advice == ('Every task must have the field "title", because <HEADER> shows it.',)
 
 

@@ -225,6 +225,11 @@ def test_the_same_text_is_read_once() -> None:
         ),
         ('<!DOCTYPE View [<!ENTITY a "b">]>' + view(IMAGE, MASK), "remove the declaration"),
         ('<!DOCTYPE View SYSTEM "http://127.0.0.1/x.dtd">' + view(IMAGE, MASK), "remove the declaration"),
+        (view(IMAGE, MASK.replace(" toName", ' model_score_threshold="half" toName')), '"half"; .* 0 to 1'),
+        (
+            view(IMAGE, MASK.replace(" toName", ' model_score_threshold="2" toName')),
+            '"mask" .*"2"; .* 0 to 1',
+        ),
         (view("&bomb;", IMAGE, MASK), "not well-formed"),
         (view(" " * MAX_CONFIG_CHARS, IMAGE, MASK), "shorten it"),
     ],
@@ -232,6 +237,19 @@ def test_the_same_text_is_read_once() -> None:
 def test_errors_name_the_tag_and_the_fix(xml: str, sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         read_config(xml)
+
+
+def test_each_control_has_its_own_score_threshold() -> None:
+    config = read_config(
+        view(
+            IMAGE,
+            MASK.replace(" toName", ' model_score_threshold="0.4" toName'),
+            '<Polygon name="outline" toName="image"/>',
+            '<Labels name="kinds" toName="image" model_score_threshold="0.6"><Label value="Box"/></Labels>',
+            '<RectangleLabels name="box" toName="image"><Label value="Car"/></RectangleLabels>',
+        )
+    )
+    assert [config.min_score_for(label, 0.2) for label in ("Cup", "Box", "Car")] == [0.4, 0.6, 0.2]
 
 
 def test_two_mask_controls_of_which_one_has_the_name() -> None:

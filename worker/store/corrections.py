@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
@@ -17,24 +17,40 @@ TRAINED_STATUSES = ("labelled", "empty")  # statuses of corrections that are tra
 MAX_PROPOSALS = 50  # the newest of a task that are considered
 
 
-def record_proposal(session: Session, job: SegmentJob, result: SegmentResult) -> None:
-    """Record the answer to a job, once for each task."""
+def record_proposal(
+    session: Session, job: SegmentJob, result: SegmentResult, hidden: Collection[int] = ()
+) -> None:
+    """Record the answer to a job, once for each task.
+
+    Args:
+        session: The transaction.
+        job: The job; with the same answer again, only what is hidden is updated.
+        result: Its answer.
+        hidden: The indices of the targets that the annotator is not shown; nothing is learned from those.
+    """
     key = (result.job_id, job.project or "", job.task or "")
-    if session.get(Proposal, key) is None:
-        session.add(
-            Proposal(
-                job=key[0],
-                project=key[1],
-                task=key[2],
-                prompt=job.prompt,
-                history=[[turn.prompt, turn.answer] for turn in job.history],
-                answer=result.answer,
-                model_version=result.model_version,
-                width=result.width,
-                height=result.height,
-                targets=[target.model_dump(mode="json") for target in result.targets],
-            )
+    targets = [
+        target.model_dump(mode="json") | ({"hidden": True} if index in hidden else {})
+        for index, target in enumerate(result.targets)
+    ]
+    known = session.get(Proposal, key)
+    if known is not None:
+        known.targets = targets
+        return
+    session.add(
+        Proposal(
+            job=key[0],
+            project=key[1],
+            task=key[2],
+            prompt=job.prompt,
+            history=[[turn.prompt, turn.answer] for turn in job.history],
+            answer=result.answer,
+            model_version=result.model_version,
+            width=result.width,
+            height=result.height,
+            targets=targets,
         )
+    )
 
 
 def proposals_of(session: Session, project: str, task: str, jobs: Iterable[str]) -> list[Proposal]:
