@@ -14,11 +14,9 @@ from PIL import Image
 
 from pixellm_model import checkpoint
 from pixellm_model.clicks.points import Click
-from pixellm_model.engine.absence import without_undrawn
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
-    display_text,
     target_states,
     texts_between_runs,
     warnings_about,
@@ -28,13 +26,13 @@ from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.edges import sharpen_all
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
-from pixellm_model.engine.masks import draw_targets, finish_mask
-from pixellm_model.engine.phrases import name_targets
+from pixellm_model.engine.masks import draw_targets
 from pixellm_model.engine.precision import resolve_precision
 from pixellm_model.engine.prefix_cache import PrefixCache, image_key
 from pixellm_model.engine.prefixes import find_prefixes
 from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
+from pixellm_model.engine.shown import shown_answer
 from pixellm_model.engine.stopwatch import Stopwatch
 from pixellm_model.engine.wording import Vocabulary, Wording
 from pixellm_model.errors import PromptError
@@ -48,6 +46,7 @@ from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parents[1] / "mini"
 MAX_NEW_TOKENS = 512
+MAX_TARGETS = 50
 CACHE_BYTES = 512 * 2**20  # bound of the cache that a segmenter makes for itself
 
 
@@ -65,7 +64,10 @@ class Segmenter:
         fingerprint: The base checkpoint's fingerprint, which its adapters name.
         vocabulary: What the model was taught to name, by which prompts are reworded; None for any words.
         refiner: Answers `refine`.
+        max_targets: The most targets of an answer that are drawn; 1 or more.
     """
+
+    max_targets = MAX_TARGETS
 
     def __init__(
         self,
@@ -124,15 +126,8 @@ class Segmenter:
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(
-            model,
-            tokenizer,
-            version,
-            cache,
-            fingerprint,
-            Vocabulary.from_folder(folder),
-            Refiner.from_folder(model, folder),
-        )
+        vocabulary, refiner = Vocabulary.from_folder(folder), Refiner.from_folder(model, folder)
+        return cls(model, tokenizer, version, cache, fingerprint, vocabulary, refiner)
 
     @property
     def follows_up(self) -> bool:
@@ -158,9 +153,11 @@ class Segmenter:
 
         model = adapter.load(self.model, self.fingerprint, Path(folder))
         version = f"{self.version}+{name or Path(folder).name}"
-        return Segmenter(
+        adapted = Segmenter(
             model, self.tokenizer, version, self.cache, self.fingerprint, self.vocabulary, self.refiner
         )
+        adapted.max_targets = self.max_targets
+        return adapted
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the model and its tokenizer in the self-contained layout.
@@ -363,14 +360,10 @@ class Segmenter:
         ):
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
-            targets = [
-                Target(phrase, *finish_mask(target, image, self.model.config.image_size))
-                for phrase, target in zip(name_targets(texts, request.prompt), logits, strict=True)
-            ]
-            warnings = warnings_about(generation, stray)
-            answer = display_text(texts)
-            if self.model.config.pyramid_dim:
-                answer, targets = without_undrawn(texts, targets)
+            answer, targets, notes = shown_answer(
+                texts, request.prompt, logits, image, self.model.config, self.max_targets
+            )
+            warnings = (*warnings_about(generation, stray), *notes)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))
         stopwatch.lap("decode")
         return answers
