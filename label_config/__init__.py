@@ -1,6 +1,6 @@
 """Label Studio labeling configurations: templates, a reader, and the mapping from phrases to labels."""
 
-from label_config.labels import labels_in_prompt, map_label
+from label_config.labels import CATCH_ALL, labels_in_prompt, map_label
 from label_config.reader import (
     ConfigError,
     ImageControl,
@@ -12,6 +12,7 @@ from label_config.reader import (
 )
 
 __all__ = [
+    "CATCH_ALL",
     "ConfigError",
     "ImageControl",
     "Label",

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.clicks.adjust import Adjustment
 from pixellm_model.clicks.points import Click
 from pixellm_model.engine.answers import (
     Segmentation,
@@ -245,6 +246,7 @@ class Segmenter:
         clicks: Sequence[Click],
         mask: Mask | None = None,
         box: Sequence[float] | None = None,
+        adjust: Adjustment | None = None,
     ) -> Target:
         """Correct the mask of one object, or begin one, from clicks or a box.
 
@@ -256,6 +258,7 @@ class Segmenter:
                 latest counts.
             mask: The current mask, (H, W) bool; it changes only in connected parts that a click calls wrong.
             box: Edges x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
+            adjust: Change `mask` without clicks and box, as `Refiner.adjust` does.
 
         Returns:
             The object, its phrase empty. Every positive click lies in its mask, no negative one does.
@@ -266,7 +269,10 @@ class Segmenter:
         """
         prepared = self._prepared(image)
         key = image_key(prepared, self.fingerprint or self.version)
-        refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        if adjust is None:
+            refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        else:
+            refined, score = self.refiner.adjust(prepared, key, mask, adjust)
         return Target("", refined, score, mask_box(refined))
 
     def warm_clicks(self, image: Image.Image | Picture) -> None:
