@@ -242,6 +242,7 @@ class Predictor:
         edited = await self._editor.apply(edit, meant, task, config, project)
         if edited is None:
             return None
+        edited = edited.with_waiting(meant)
         if edited.items:
             self._focus.remember(task, config, edited.items, meant.pointed)
         for region, mask in edited.masks.items():

@@ -45,12 +45,22 @@ class Edited:
         sentence: What the annotator reads.
         masks: The new masks of changed regions, by id.
         version: The model version that was asked; None if none was.
+        withdraws: Whether masks that wait and are not among the items are no longer proposed.
     """
 
     items: list[ResultItem]
     sentence: str
     masks: dict[str, Mask] = field(default_factory=dict)
     version: str | None = None
+    withdraws: bool = False
+
+    def with_waiting(self, meant: Meant) -> Edited:
+        """Return it with the other masks that wait: the editor drops what an answer does not repeat."""
+        if self.withdraws:
+            return self
+        ids = {item["id"] for item in self.items}
+        others = [region for region in meant.regions if region.id in meant.waiting - ids]
+        return replace(self, items=[*(i for each in others for i in _items(each, each.mask)), *self.items])
 
 
 class RegionEditor:
@@ -134,26 +144,32 @@ class _Question:
             )
         names = _listed([region for region, _ in changed])
         verb = "is" if len(changed) == 1 else "are"
-        return _edited(changed, f"{names} {verb} {done} now; accept, or say it again.", version)
+        return _edited(changed, f"{names} {verb} {done} now; accept it or say it again.", version)
 
     async def whole(self, noun: str, regions: Sequence[DraftRegion]) -> Edited:
-        """The masks grown to the whole objects: the model's mask of the noun, else what looks alike."""
-        changed, version = [], None
+        """The masks grown to the whole objects: to the model's mask of a noun, else to what belongs together.
+
+        Without a noun the second is tried first: it is right more often than a guess at the object's name.
+        """
+        changed: Changes = []
+        version = None
         for region in regions:
-            result = await self._ask(noun or name_of(region))
-            version = result.model_version
-            whole = _overlapping_most(result, region.mask)
-            if whole is not None and _adds(whole, region.mask):
-                changed.append((region, region.mask | whole))
-                continue
-            grown = from_rle((await self._ask_to_adjust("whole", region)).targets[0].mask)
-            if _adds(grown, region.mask):
-                changed.append((region, region.mask | grown))
+            for by_name in (True, False) if noun else (False, True):
+                if by_name:
+                    result = await self._ask(noun or name_of(region))
+                    whole = _overlapping_most(result, region.mask)
+                else:
+                    result = await self._ask_to_adjust("whole", region)
+                    whole = from_rle(result.targets[0].mask)
+                version = result.model_version
+                if whole is not None and _adds(whole, region.mask):
+                    changed.append((region, region.mask | whole))
+                    break
         if not changed:
-            return Edited(
-                [], f"The model finds no more of {_listed(regions)}; nothing was changed.", version=version
-            )
-        return _edited(changed, f"{_listed([r for r, _ in changed])} was grown to the whole object.", version)
+            sentence = f"The model finds no more of {_listed(regions)}; nothing was changed."
+            return Edited([], sentence, version=version)
+        names = _listed([region for region, _ in changed])
+        return _edited(changed, f"{names} was grown to the whole object; accept it or point.", version)
 
     async def changed_by_noun(self, noun: str, regions: Sequence[DraftRegion], remove: bool) -> Edited:
         """The masks without what a noun names, or with it."""
@@ -248,7 +264,7 @@ def _choose(edit: Edit, meant: Meant) -> Edited | None:
     else:
         sentence = f"Only {_listed(fitting)} now. If you have accepted others already: {DELETE_IT}"
     items = [item for region in waiting for item in _items(_of_a_choice(region), region.mask)]
-    return Edited(items, sentence, {region.id: region.mask for region in waiting})
+    return Edited(items, sentence, {region.id: region.mask for region in waiting}, withdraws=True)
 
 
 def _of_a_choice(region: DraftRegion) -> DraftRegion:

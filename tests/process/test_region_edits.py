@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +15,7 @@ from backend.label_studio import brush_rle
 from support.backend import ask, masks, prompted, running_backend, said
 from support.workers import Workers, eventually
 
+TABLE = Path(__file__).parents[2] / "demo" / "samples" / "scene_table.jpg"
 WIDTH, HEIGHT = 8, 6  # of the picture in the requests
 JOB = "seg-" + "1" * 32
 
@@ -88,7 +91,7 @@ def test_tighter_and_looser_keep_id_label_and_origin(backend: httpx.Client) -> N
     assert np.array_equal(decoded(changed), block(1, 2, 5, 4))
     assert changed["id"] == "a" and changed["value"]["brushlabels"] == ["Circle"]
     assert changed["meta"] == before["meta"]
-    assert said(tighter) == '"cup" is tighter now; accept, or say it again.'
+    assert said(tighter) == '"cup" is tighter now; accept it or say it again.'
     # What is proposed now is what "looser" is about, although the draft is as it was.
     looser = say(backend, "a bit bigger", before)
     assert np.array_equal(decoded(masks(looser)[0]), block(1, 2, 5, 5))
@@ -174,6 +177,14 @@ def test_a_mask_is_split_into_its_parts(backend: httpx.Client) -> None:
     assert said(prediction) == "Split into 2 masks, one for each connected part."
 
 
+def test_a_refusal_does_not_withdraw_the_masks_that_wait(backend: httpx.Client) -> None:
+    (proposed,) = masks(say(backend, "the circle"))
+    refused = say(backend, "without the missing")
+    (still,) = masks(refused)
+    assert still["id"] == proposed["id"] and still["value"] == proposed["value"]
+    assert "Nothing was changed" in said(refused)
+
+
 def test_of_several_masks_one_is_chosen(backend: httpx.Client, ready: Workers) -> None:
     left, right = region("a", block(0, 0, 3, 3)), region("b", block(5, 3, 8, 6), target=1)
     accepted = say(backend, "only the left one", left, right)
@@ -190,3 +201,34 @@ def test_of_masks_that_wait_the_chosen_one_is_proposed_alone(backend: httpx.Clie
     assert chosen["meta"]["pixellm"]["job"] != JOB and "prompt" not in chosen["meta"]["pixellm"]
     assert chosen["meta"]["pixellm"]["label"] == "Circle"
     assert "Backspace" in said(prediction)
+
+
+def test_the_shipped_model_changes_its_own_masks(redis_url: str, workers: Workers) -> None:
+    """Each step is about the mask of the step before, which waits to be accepted."""
+    workers.run_module()
+    eventually(
+        lambda: any(s.state == "ready" for s in workers.queue.worker_status()), "a worker is ready", 120
+    )
+    image = f"data:image/jpeg;base64,{base64.b64encode(TABLE.read_bytes()).decode()}"
+
+    with running_backend(redis_url) as client:
+
+        def ask_about_table(prompt: str) -> tuple[np.ndarray, str, str]:
+            (prediction,) = ask(client, prompted(prompt, data={"image": image}))
+            (item,) = masks(prediction)
+            size = item["original_height"], item["original_width"]
+            return brush_rle.decode(item["value"]["rle"], *size), item["id"], said(prediction)
+
+        book, name, _ = ask_about_table("the book")
+        tighter, tighter_name, _ = ask_about_table("tighter")
+        assert name == tighter_name
+        assert not (tighter & ~book).any() and 0.85 < tighter.sum() / book.sum() < 1
+        looser, _, _ = ask_about_table("Make it a bit looser, please.")
+        assert not (tighter & ~looser).any() and looser.sum() > tighter.sum()
+        whole, whole_name, _ = ask_about_table("the whole thing")
+        assert whole_name == name and not (looser & ~whole).any()
+        unknown, _, sentence = ask_about_table("without the handle")
+        assert np.array_equal(unknown, whole)
+        assert sentence == 'This model does not know "handle". Nothing was changed.'
+        far, _, sentence = ask_about_table("without the banana")
+        assert np.array_equal(far, whole) and "does not overlap" in sentence
