@@ -78,6 +78,7 @@ class InstantModel:
         clicks: Sequence[Click],
         mask: npt.NDArray[np.bool_] | None = None,
         box: tuple[float, float, float, float] | None = None,
+        adjust: str | None = None,
     ) -> SimpleNamespace:
         """One of the three targets; this benchmark only asks in words."""
         return self._targets[0]

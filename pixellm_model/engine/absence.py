@@ -8,25 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from pixellm_model.engine.answers import Target, display_text
-
-
-def without_undrawn(texts: Sequence[str], targets: Sequence[Target]) -> tuple[str, list[Target]]:
-    """Deny the targets of which nothing was drawn, and leave them out.
-
-    Args:
-        texts: What the model said before, between and after its targets.
-        targets: The targets, in the order of the answer.
-
-    Returns:
-        The answer and the targets that were drawn; the model's own words if all were.
-    """
-    drawn = [bool(target.mask.any()) for target in targets]
-    if all(drawn):
-        return display_text(texts), list(targets)
-    answer = deny_undrawn(texts, [target.phrase for target in targets], drawn)
-    return answer, [target for target, there in zip(targets, drawn, strict=True) if there]
-
 
 def deny_undrawn(texts: Sequence[str], phrases: Sequence[str], drawn: Sequence[bool]) -> str:
     """The answer with `[1]`, `[2]` for the targets that were drawn, and the others denied.

@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.clicks.adjust import Adjustment
 from pixellm_model.clicks.points import Click
-from pixellm_model.engine.absence import without_undrawn
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
-    display_text,
     target_states,
     texts_between_runs,
     warnings_about,
@@ -28,13 +27,13 @@ from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.edges import sharpen_all
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
-from pixellm_model.engine.masks import draw_targets, finish_targets
-from pixellm_model.engine.phrases import name_targets
+from pixellm_model.engine.masks import draw_targets
 from pixellm_model.engine.precision import resolve_precision
 from pixellm_model.engine.prefix_cache import PrefixCache, image_key
 from pixellm_model.engine.prefixes import find_prefixes
 from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
+from pixellm_model.engine.shown import shown_answer
 from pixellm_model.engine.stopwatch import Stopwatch
 from pixellm_model.engine.wording import Vocabulary, Wording
 from pixellm_model.errors import PromptError
@@ -48,6 +47,7 @@ from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parents[1] / "mini"
 MAX_NEW_TOKENS = 512
+MAX_TARGETS = 50
 CACHE_BYTES = 512 * 2**20  # bound of the cache that a segmenter makes for itself
 
 
@@ -65,7 +65,10 @@ class Segmenter:
         fingerprint: The base checkpoint's fingerprint, which its adapters name.
         vocabulary: What the model was taught to name, by which prompts are reworded; None for any words.
         refiner: Answers `refine`.
+        max_targets: The most targets of an answer that are drawn; 1 or more.
     """
+
+    max_targets = MAX_TARGETS
 
     def __init__(
         self,
@@ -124,15 +127,8 @@ class Segmenter:
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(
-            model,
-            tokenizer,
-            version,
-            cache,
-            fingerprint,
-            Vocabulary.from_folder(folder),
-            Refiner.from_folder(model, folder),
-        )
+        vocabulary, refiner = Vocabulary.from_folder(folder), Refiner.from_folder(model, folder)
+        return cls(model, tokenizer, version, cache, fingerprint, vocabulary, refiner)
 
     @property
     def follows_up(self) -> bool:
@@ -158,9 +154,11 @@ class Segmenter:
 
         model = adapter.load(self.model, self.fingerprint, Path(folder))
         version = f"{self.version}+{name or Path(folder).name}"
-        return Segmenter(
+        adapted = Segmenter(
             model, self.tokenizer, version, self.cache, self.fingerprint, self.vocabulary, self.refiner
         )
+        adapted.max_targets = self.max_targets
+        return adapted
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the model and its tokenizer in the self-contained layout.
@@ -248,6 +246,7 @@ class Segmenter:
         clicks: Sequence[Click],
         mask: Mask | None = None,
         box: Sequence[float] | None = None,
+        adjust: Adjustment | None = None,
     ) -> Target:
         """Correct the mask of one object, or begin one, from clicks or a box.
 
@@ -259,6 +258,7 @@ class Segmenter:
                 latest counts.
             mask: The current mask, (H, W) bool; it changes only in connected parts that a click calls wrong.
             box: Edges x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
+            adjust: Change `mask` without clicks and box, as `Refiner.adjust` does.
 
         Returns:
             The object, its phrase empty. Every positive click lies in its mask, no negative one does.
@@ -269,7 +269,10 @@ class Segmenter:
         """
         prepared = self._prepared(image)
         key = image_key(prepared, self.fingerprint or self.version)
-        refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        if adjust is None:
+            refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        else:
+            refined, score = self.refiner.adjust(prepared, key, mask, adjust)
         return Target("", refined, score, mask_box(refined))
 
     def warm_clicks(self, image: Image.Image | Picture) -> None:
@@ -363,12 +366,10 @@ class Segmenter:
         ):
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
-            phrases = name_targets(texts, request.prompt)
-            targets = finish_targets(phrases, logits, image, self.model.config)
-            warnings = warnings_about(generation, stray)
-            answer = display_text(texts)
-            if self.model.config.pyramid_dim:
-                answer, targets = without_undrawn(texts, targets)
+            answer, targets, notes = shown_answer(
+                texts, request.prompt, logits, image, self.model.config, self.max_targets
+            )
+            warnings = (*warnings_about(generation, stray), *notes)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))
         stopwatch.lap("decode")
         return answers

@@ -3,6 +3,9 @@
 A model folder may hold `words.json`: the names that the model was taught, and the other words of its
 training prompts. With it a prompt is put into words that the model knows (capitals, one-letter typos) before
 the model reads it, and a name that the model was never taught is reported instead of answered by a guess.
+Its optional `prompt`, such as "Segment {}.", is the wording that the model answers best: a prompt that only
+names things ("cup", "Find the cup and a book.") is put into it; `recipes/pixellm_mini/canonical.py` measures
+which wording that is.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 
+from pixellm_model.engine.phrases import asked_phrases
 from pixellm_model.errors import CheckpointError
 
 WORDS_FILE = "words.json"
@@ -25,6 +29,7 @@ SHORTEST_CORRECTED = 4
 # is no racket.
 _KEYS = ("qwertyuiop", " asdfghjkl", "  zxcvbnm")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_POSSESSIVE = re.compile(r"['\u2019]s?$")
 # Where one thing ends and the next one begins: "the cup, the spoon and the book".
 _SEPARATOR = re.compile(r"\s*(?:[,;&+]|\band\b|\bor\b)\s*", re.IGNORECASE)
 
@@ -59,9 +64,16 @@ class Vocabulary:
     Args:
         names: Names of things, singular and plural; a name may have several words.
         others: All other words of the training prompts ("segment", "the", "red", "please").
+        prompt: The wording for bare names, with one "{}" in their place; None leaves them as typed.
+
+    Raises:
+        ValueError: `prompt` has not exactly one "{}".
     """
 
-    def __init__(self, names: Iterable[str], others: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], others: Iterable[str], prompt: str | None = None) -> None:
+        if prompt is not None and prompt.count("{}") != 1:
+            raise ValueError(f'the wording "{prompt}" needs exactly one {{}} in the place of the names')
+        self._prompt = prompt
         self._name_words = {word for name in names for word in words_of(name)}
         self._words = self._name_words | {word for text in others for word in words_of(text)}
 
@@ -80,15 +92,16 @@ class Vocabulary:
             return None
         try:
             content = json.loads(path.read_text("utf-8"))
-            return cls(content["names"], content["others"])
-        except (ValueError, KeyError, TypeError) as error:
+            return cls(content["names"], content["others"], content.get("prompt"))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a list of names and other words: {error}.") from error
 
     def reword(self, prompt: str, report_unknown: bool = True) -> Wording:
         """Put a prompt into words that the model knows.
 
         Words in capitals become lower case, a word with one wrong letter becomes the one name it can be meant
-        for, and a part of the prompt that names something unknown is left out and reported.
+        for, and a part of the prompt that names something unknown is left out and reported. A prompt that
+        only names things is put into the wording that the model answers best.
 
         Args:
             prompt: The prompt as typed.
@@ -114,9 +127,23 @@ class Vocabulary:
             if kept:
                 kept.append(separators[number - 1])
             kept.append(part)
-        if not unknown:
-            return Wording(text, (), tuple(corrected))
-        return Wording("".join(kept).strip(), tuple(unknown), tuple(corrected))
+        if unknown:
+            text = "".join(kept).strip()
+        return Wording(self._best_wording(text), tuple(unknown), tuple(corrected))
+
+    def _best_wording(self, text: str) -> str:
+        """The wording that the model answers best; `text` itself if it does more than name things."""
+        names = asked_phrases(text)
+        if self._prompt is None or not names or not all(map(self._is_bare_name, names)):
+            return text
+        *most, last = [f"the {name.lower()}" for name in names]
+        return self._prompt.format(f"{', '.join(most)} and {last}" if most else last)
+
+    def _is_bare_name(self, part: str) -> bool:
+        only_words = not _WORD.sub("", part).strip()
+        return only_words and all(
+            word in self._name_words or word not in self._words for word in words_of(part)
+        )
 
     def _known_form(self, match: re.Match[str], corrected: list[tuple[str, str]]) -> str:
         typed = match.group()
@@ -125,6 +152,8 @@ class Vocabulary:
             # "Segment" may begin a sentence; anything else in capitals is only loud.
             starts_sentence = not match.string[: match.start()].strip() and typed == typed.capitalize()
             return typed if starts_sentence and typed != typed.upper() else lower
+        if _POSSESSIVE.sub("", lower) in self._name_words:  # "the cat's ear" is no cat
+            return lower
         for typos in (_slips_of(lower), _typos_of(lower)):
             near = {word for word in typos if word in self._name_words}
             if len(near) == 1:

@@ -25,8 +25,13 @@ def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser("python -m recipes.pixellm_mini.words", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the model folder")
+    parser.add_argument(
+        "--prompt", help='wording for bare names, as `canonical` measures it: "Segment {}."; as typed without'
+    )
     arguments = parser.parse_args()
-    words = {"names": taught_names(), "others": sorted(set(wordings()))}
+    words: dict[str, object] = {"names": taught_names(), "others": sorted(set(wordings()))}
+    if arguments.prompt:
+        words = {"prompt": arguments.prompt, **words}
     (arguments.out / WORDS_FILE).write_text(json.dumps(words, indent=0, ensure_ascii=False) + "\n", "utf-8")
 
 
