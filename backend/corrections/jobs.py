@@ -156,7 +156,7 @@ def _apply(
         return "failed" if failed else "pending", str(error), pause_s
     except (UnreadableAnnotation, ConfigError) as error:
         return "failed", str(error), 0.0
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"the event is not what Label Studio sends ({type(error).__name__}: {error})"
         return "failed", reason, 0.0
     return "done", None, 0.0

@@ -109,7 +109,8 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
     print(
         f"annotation {correction.annotation}, task {correction.task}, project {correction.project}: "
         f"{correction.status}, as of {correction.updated_at:%Y-%m-%d %H:%M:%S}, "
-        f"model {correction.model_version or 'unknown'}, split {split}"
+        f"model {correction.model_version or 'unknown'}, split {split}, "
+        f"by user {correction.annotator or 'unknown'}, review {correction.review or 'none'}"
     )
     for turn in correction.turns:
         phrases = ", ".join(target["phrase"] for target in turn["targets"]) or "nothing"
@@ -117,6 +118,8 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
     for outcome in correction.outcomes:
         iou = "" if outcome["iou"] is None else f", IoU {outcome['iou']:.3f}"
         print(f"  {outcome['kind']:10} {outcome['phrase']} -> {outcome['label']}{iou}")
+    if correction.reason:
+        print(f"  not learned: {correction.reason}")
     if arguments.out and correction.image:
         _draw_correction(settings, correction, correction.image).save(arguments.out)
         print(f"drawn in {arguments.out}")

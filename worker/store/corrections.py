@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from worker.jobs.contract import SegmentJob, SegmentResult
@@ -15,6 +15,7 @@ from worker.store.tables import Correction, Proposal, now
 
 TRAINED_STATUSES = ("labelled", "empty")  # statuses of corrections that are trained on
 MAX_PROPOSALS = 50  # the newest of a task that are considered
+CLOCK_TOLERANCE = timedelta(hours=1)  # of Label Studio's clock
 
 
 def record_proposal(session: Session, job: SegmentJob, result: SegmentResult) -> None:
@@ -77,7 +78,13 @@ def is_newer(session: Session, annotation: str, task: str, updated_at: datetime)
     if session.get(Correction, _tombstone_key(task)) is not None:
         return False
     stored = session.get(Correction, annotation)
-    return stored is None or (stored.status != "deleted" and stored.updated_at < updated_at)
+    if stored is None:
+        return True
+    if stored.status == "deleted" or stored.updated_at == updated_at:
+        # What could not be read may be readable now.
+        return stored.status == "unreadable"
+    # A time far in the future is that of a wrong clock, and must not outlast the annotation's later changes.
+    return stored.updated_at < updated_at or stored.updated_at > now() + CLOCK_TOLERANCE
 
 
 def store(session: Session, correction: Correction) -> bool:
@@ -105,11 +112,15 @@ def forget(session: Session, annotation: str, project: str) -> str | None:
         session.add(_tombstone(annotation, project, ""))
     else:
         correction.status, correction.image = "deleted", None
-        correction.turns, correction.outcomes = [], []
+        correction.turns, correction.outcomes, correction.reason = [], [], None
         correction.taken_at = now()
+    return image if image and not is_used(session, image) else None
+
+
+def is_used(session: Session, image: str) -> bool:
+    """Return whether a correction needs an image of the store."""
     session.flush()
-    num_users = session.scalar(select(func.count()).where(Correction.image == image)) if image else 1
-    return None if num_users else image
+    return session.scalar(select(Correction.annotation).where(Correction.image == image).limit(1)) is not None
 
 
 def forget_task(session: Session, task: str, project: str) -> list[str]:

@@ -28,6 +28,7 @@ from worker.store.tables import Correction, Event
 
 HELD_OUT_PARTS, PARTS = 1, 5  # one fifth of the images is never trained on
 DATASET = "dataset.json"
+WITHOUT_MASK = ("rejected", "open")  # kinds of outcomes
 
 
 @dataclass(frozen=True)
@@ -231,7 +232,7 @@ def statistics(database: Database, project: str) -> dict[str, Any]:
         "prompts": sum(len(correction.turns) for correction in learned),
         "targets": dict(Counter(outcome["kind"] for outcome in outcomes)),
         "labels": dict(
-            Counter(outcome["label"] or "" for outcome in outcomes if outcome["kind"] != "rejected")
+            Counter(outcome["label"] or "" for outcome in outcomes if outcome["kind"] not in WITHOUT_MASK)
         ),
         "edited_iou_mean": round(float(np.mean(edited)), 4) if edited else None,
         "seconds_per_annotation": round(float(np.median(effort)), 1) if effort else None,

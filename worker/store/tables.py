@@ -77,10 +77,12 @@ class Proposal(Base):
 class Correction(Base):
     """One annotation as it is now.
 
-    `status` is labelled, empty, skipped or deleted; labelled and empty ones with turns are trained on.
-    `turns` are `[{prompt, history, answer, targets}]`, their targets `{phrase, label, mask}`. `outcomes` say
-    what became of each proposed target. A row with the key `task-<task>` and the status deleted is no
-    annotation: it marks a deleted task.
+    `status` is labelled, empty, skipped, unseen (a copy of a prediction that nobody looked at), unreadable or
+    deleted; labelled and empty ones with turns are trained on. `turns` are `[{prompt, history, answer,
+    targets}]`, their targets `{phrase, label, mask}`; only a row with turns has an image. `outcomes` say what
+    became of each proposed target, and `reason` what is not learned and why. `annotator` is the user's id.
+    `review` is ground_truth, accepted, rejected or nothing. A row with the key `task-<task>` and the status
+    deleted is no annotation: it marks a deleted task.
     """
 
     __tablename__ = "corrections"
@@ -97,6 +99,9 @@ class Correction(Base):
     outcomes: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     model_version: Mapped[str | None] = mapped_column(String(200))
     effort_s: Mapped[float | None] = mapped_column(Float)
+    annotator: Mapped[str | None] = mapped_column(String(64))
+    review: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
     taken_at: Mapped[datetime] = mapped_column(Moment, default=now)
 
 
