@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -99,6 +100,20 @@ def test_an_interrupted_publication_leaves_nothing(
     assert registry.versions() == [] and not list((tmp_path / "data" / "versions").iterdir())
     monkeypatch.undo()
     assert publish(registry, tmp_path, "aaaa") == publish(registry, tmp_path, "aaaa")
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_publication(
+    registry: Registry, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path, "aaaa")
+    versions = tmp_path / "data" / "versions"
+    old, young = versions / ".publishing-old", versions / ".publishing-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "adapter.json").write_text("{}")
+    os.utime(old, (0, 0))
+    publish(registry, tmp_path, "bbbb")
+    assert not old.exists() and young.exists() and len(registry.versions()) == 2
 
 
 def test_many_promote_at_once_and_none_is_lost(registry: Registry, tmp_path: Path) -> None:

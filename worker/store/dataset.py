@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +27,8 @@ from worker.jobs.masks import from_rle
 from worker.store import Blobs, Database
 from worker.store.corrections import training_corrections
 from worker.store.tables import Correction, Event
+
+log = logging.getLogger(__name__)
 
 HELD_OUT_PARTS, PARTS = 1, 5  # one fifth of the images is never trained on
 DATASET = "dataset.json"
@@ -104,18 +108,32 @@ def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Sna
         folder: The snapshot is written to `<folder>/<hash>`.
 
     Returns:
-        The snapshot.
-
-    Raises:
-        FileNotFoundError: An image is missing in the store.
+        The snapshot. Corrections whose image is missing in the store or damaged are left out.
     """
     records = [record_of(correction) for correction in corrections]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".freezing-", dir=folder) as temporary:
+        records = [record for record in records if _copy_image(record["file_name"], blobs, Path(temporary))]
+        return _write_snapshot(records, Path(temporary), folder)
+
+
+def _copy_image(name: str, blobs: Blobs, folder: Path) -> bool:
+    """Copy an image; returns whether it could be read. One may be deleted while a snapshot is made."""
+    try:
+        blobs.save_to(name, folder)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("a correction is left out: its image %s cannot be read: %s", name, error)
+        return False
+    return True
+
+
+def _write_snapshot(records: list[dict[str, Any]], copies: Path, folder: Path) -> Snapshot:
     text = json.dumps(records, indent=1, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     images = folder / digest / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for record in records:
-        blobs.save_to(record["file_name"], images)
+    for copy in copies.iterdir():
+        copy.replace(images / copy.name)
     temporary_path = folder / digest / f"{DATASET}.part"
     temporary_path.write_text(text)
     temporary_path.replace(folder / digest / DATASET)

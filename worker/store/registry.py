@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ MANIFEST = "manifest.json"
 QUESTIONS = "samples.json"  # the questions of the evaluation, with both answers
 ADAPTER_NAME = re.compile(r"[0-9a-z]{4,64}")
 PROJECT_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
+PUBLISHING = ".publishing-"
+UNFINISHED_S = 3600  # no publication takes so long
 INT8_SUFFIX = "-int8"  # of a base whose weights the worker rounds; versions do not depend on it
 
 
@@ -116,7 +119,8 @@ class Registry:
         if (target := self._folder(manifest["adapter"])).is_dir():
             return self.manifest(target.name)
         self._versions.mkdir(parents=True, exist_ok=True)
-        temporary_folder = Path(tempfile.mkdtemp(prefix=".publishing-", dir=self._versions))
+        self._remove_unfinished()
+        temporary_folder = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=self._versions))
         try:
             files = {}
             for path in sorted(folder.iterdir()):
@@ -130,6 +134,12 @@ class Registry:
             return complete
         finally:
             shutil.rmtree(temporary_folder, ignore_errors=True)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what processes left that were killed while they published."""
+        for folder in self._versions.glob(f"{PUBLISHING}*"):
+            if time.time() - folder.stat().st_mtime > UNFINISHED_S:
+                shutil.rmtree(folder, ignore_errors=True)
 
     def names(self, base: str) -> list[str]:
         """The names of the versions of a base, newest first."""
