@@ -102,6 +102,8 @@ class Collector:
                 self._store_all(body, str(project))
             case "ANNOTATIONS_DELETED":
                 self.forget([str(annotation["id"]) for annotation in body["annotations"]], str(project))
+            case "PROJECT_DELETED":
+                self.forget_project(str(project))
             case "TASKS_DELETED":
                 self.forget_tasks([str(task["id"]) for task in body["tasks"]], str(project))
             case _:  # START_TRAINING: the training was requested when the event was stored
@@ -129,7 +131,7 @@ class Collector:
         """
         annotation_id, task_id = str(annotation["id"]), str(task["id"])
         updated_at = _moment(annotation["updated_at"])
-        with self.database.session() as session:
+        with self.database.read() as session:
             if not corrections_store.is_newer(session, annotation_id, task_id, updated_at):
                 return False
             former = session.get(Correction, annotation_id)
@@ -196,66 +198,32 @@ class Collector:
             ]
         corrections_store.delete_images(self.blobs, images)
 
-    def reconcile(self, project: str) -> dict[str, int]:
-        """Compare the corrections with Label Studio's annotations, and apply the missed changes.
-
-        Args:
-            project: The project's id.
-
-        Returns:
-            How many annotations were `seen`, `taken` because they were new, `deleted`, and `failed`.
-
-        Raises:
-            LabelStudioUnavailable: Label Studio does not answer; then nothing counts as deleted.
-            DatabaseUnavailable: The database cannot be used.
-        """
-        label_studio = self._label_studio()
-        label_config = str(label_studio.project(project)["label_config"])
-        counts = {"seen": 0, "taken": 0, "deleted": 0, "failed": 0}
-        seen = set()
-        started_at = now()
-        for task in label_studio.tasks(project):
-            for annotation in task.get("annotations", []):
-                counts["seen"] += 1
-                seen.add(str(annotation["id"]))
-                try:
-                    counts["taken"] += self.store(annotation, task, project, label_config)
-                except (UnreadableAnnotation, ConfigError, ImageError) as error:
-                    counts["failed"] += 1
-                    log.warning("annotation %s is not learned from: %s", annotation["id"], error)
+    def forget_project(self, project: str) -> None:
+        """Delete what a project's annotations taught, its proposals and its events."""
         with self.database.session() as session:
-            # An annotation that was stored while the pages were read may be on none of them.
-            known = session.scalars(
-                select(Correction.annotation).where(
-                    Correction.project == project,
-                    Correction.status != "deleted",
-                    Correction.taken_at < started_at,
-                )
-            ).all()
-        deleted = [annotation_id for annotation_id in known if annotation_id not in seen]
-        self.forget(deleted, project)
-        counts["deleted"] = len(deleted)
-        log.info("project %s is reconciled: %s", project, counts)
-        return counts
+            images = corrections_store.forget_project(session, project)
+        corrections_store.delete_images(self.blobs, images)
 
     def known_projects(self) -> list[str]:
         """Return the ids of all projects with events, proposals or corrections."""
-        with self.database.session() as session:
-            columns = (Event.project, Proposal.project, Correction.project)
+        with self.database.read() as session:
+            queries = (
+                select(Event.project).where(Event.action != "PROJECT_DELETED"),
+                select(Proposal.project),
+                select(Correction.project),
+            )
             projects = {
-                project
-                for column in columns
-                for project in session.scalars(select(column).distinct())
-                if project
+                project for query in queries for project in session.scalars(query.distinct()) if project
             }
         return sorted(projects)
 
     def count_new_corrections(self, project: str) -> int:
         """Return how many corrections the project's last training did not know."""
-        with self.database.session() as session:
+        with self.database.read() as session:
             last = runs.last_started(session, project)
             since = last.started_at if last else None
-            return len(corrections_store.training_corrections(session, project, since))
+            reviewed_only = self.settings.train_on == "reviewed"
+            return corrections_store.count_training_corrections(session, project, since, reviewed_only)
 
     def _request_training_if_due(self, project: str) -> None:
         threshold = self.settings.retrain_every
@@ -311,14 +279,14 @@ class Collector:
 
     def _delete_unused(self, images: Iterable[str | None]) -> None:
         """Delete those of these images that no correction needs."""
-        with self.database.session() as session:
+        with self.database.read() as session:
             unused = [image for image in images if image and not corrections_store.is_used(session, image)]
         corrections_store.delete_images(self.blobs, unused)
 
     def _proposals(self, correction: Correction, regions: Sequence[Region]) -> list[ProposedAnswer]:
         """Return what was proposed in the task, and the proposals that the regions came from."""
         jobs = [region.job for region in regions if region.job]
-        with self.database.session() as session:
+        with self.database.read() as session:
             rows = corrections_store.proposals_of(session, correction.project, correction.task, jobs)
         return [
             ProposedAnswer(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 
 from backend.background import BackgroundTasks
@@ -35,7 +34,7 @@ class ProposalLog:
 
     async def _record(self, job: SegmentJob, result: SegmentResult) -> None:
         try:
-            await asyncio.to_thread(self._insert, job, result)
+            await self._database.run(self._insert, job, result)
         except DatabaseUnavailable as error:
             log.warning("task %s: the proposal is not recorded: %s", job.task, error)
 

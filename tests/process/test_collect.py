@@ -22,7 +22,7 @@ from sqlalchemy import select
 
 from backend.corrections import jobs
 from backend.corrections.collector import Collector
-from backend.corrections.webhook_inbox import WebhookInbox
+from backend.corrections.webhook_inbox import WebhookInbox, spool_folder
 from backend.settings import BackendSettings
 from support.annotations import deletion, drawn, event, mask, picture
 from support.postgres import Postgres
@@ -87,7 +87,9 @@ def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any)
 
 
 def inbox(collector: Collector, connection: Redis | None = None) -> WebhookInbox:
-    return WebhookInbox(collector.database, connection or collector.connection, collector.settings.data_dir)
+    return WebhookInbox(
+        collector.database, connection or collector.connection, spool_folder(collector.settings)
+    )
 
 
 def send(collector: Collector, *bodies: dict[str, Any]) -> None:
@@ -441,7 +443,7 @@ def test_while_the_database_is_away_events_wait_in_files(collector: Collector, t
     with pytest.raises(DatabaseUnavailable, match="DATABASE_URL"):
         away.migrate()
     broken_inbox = inbox(collector)
-    broken_inbox._database = away
+    broken_inbox.database = away
     bodies = [event(number, [drawn()]) for number in (5, 6)]
     for body in bodies:
         broken_inbox.store(body["action"], "1", json.dumps(body).encode())

@@ -99,7 +99,7 @@ def run(number: int) -> str:
     settings = _settings
     database = Database(settings)
     connection = connect(settings.redis_url)
-    with database.session() as session:
+    with database.read() as session:
         row = session.get(TrainingRun, number)
         if row is None or row.state not in runs.OPEN:
             return "done before"
@@ -177,7 +177,9 @@ class Retraining:
         return self._publish(plan, evaluated)
 
     def _freeze_data(self) -> dataset.Snapshot:
-        corrections = dataset.corrections_of(self.database, self.project)
+        corrections = dataset.corrections_of(
+            self.database, self.project, self.settings.train_on == "reviewed"
+        )
         if not corrections:
             raise NothingToLearn("there are no corrections to learn from yet")
         snapshot = dataset.freeze(corrections, Blobs(self.settings), self.home / "snapshots")
@@ -233,7 +235,7 @@ class Retraining:
             manifest = self.registry.manifest(plan.adapter)
         except RegistryError:
             return None
-        with self.database.session() as session:
+        with self.database.read() as session:
             if runs.has_ended(session, self.project, plan.version):
                 raise NothingToLearn(f"version {plan.adapter} was trained on the same corrections already")
         self._update(version=plan.version)

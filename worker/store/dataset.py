@@ -89,14 +89,19 @@ def record_of(correction: Correction) -> dict[str, Any]:
     }
 
 
-def corrections_of(database: Database, project: str) -> list[Correction]:
+def corrections_of(database: Database, project: str, reviewed_only: bool = False) -> list[Correction]:
     """The corrections of a project to train on, in a fixed order.
+
+    Args:
+        database: Where they are.
+        project: The project.
+        reviewed_only: Only ground truth and what a reviewer accepted.
 
     Raises:
         DatabaseUnavailable: The database cannot be used.
     """
-    with database.session() as session:
-        return training_corrections(session, project)
+    with database.read() as session:
+        return training_corrections(session, project, None, reviewed_only)
 
 
 def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Snapshot:
@@ -231,7 +236,7 @@ def statistics(database: Database, project: str) -> dict[str, Any]:
     Raises:
         DatabaseUnavailable: The database cannot be used.
     """
-    with database.session() as session:
+    with database.read() as session:
         corrections = session.scalars(select(Correction).where(Correction.project == project)).all()
         waiting = session.scalar(
             select(func.count()).where(Event.project == project, Event.state == "pending")

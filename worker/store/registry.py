@@ -143,11 +143,7 @@ class Registry:
 
     def names(self, base: str) -> list[str]:
         """The names of the versions of a base, newest first."""
-        return [
-            f"{base}+{manifest.adapter}"
-            for manifest in self.versions()
-            if manifest.base == _without_int8(base)
-        ]
+        return [f"{base}+{manifest.adapter}" for manifest in self.versions() if is_of_base(manifest, base)]
 
     def versions(self) -> list[Manifest]:
         """All versions, newest first; those that cannot be read are logged and left out."""
@@ -206,12 +202,16 @@ class Registry:
         if pointer is None or pointer.adapter is None:
             return base
         try:
-            if self.manifest(pointer.adapter).base == _without_int8(base):
+            if is_of_base(self.manifest(pointer.adapter), base):
                 return f"{base}+{pointer.adapter}"
             log.warning("project %s: version %s is not of the base %s", project, pointer.adapter, base)
         except RegistryError as error:
             log.warning("project %s: %s", project, error)
         return base
+
+    def projects(self) -> list[str]:
+        """The projects whose serving version was ever set."""
+        return sorted(path.stem for path in self._serving.glob("*.json"))
 
     def serving_pointer(self, project: str) -> Serving | None:
         """Read the serving pointer of a project; None if it has none, or a damaged one.
@@ -310,8 +310,9 @@ def split_name(version: str) -> tuple[str, str | None]:
     return base, adapter or None
 
 
-def _without_int8(base: str) -> str:
-    return base.removesuffix(INT8_SUFFIX)
+def is_of_base(manifest: Manifest, base: str) -> bool:
+    """Whether a version was trained on a base model, rounded to 8 bits or not."""
+    return manifest.base == base.removesuffix(INT8_SUFFIX)
 
 
 def _now() -> datetime:

@@ -49,6 +49,8 @@ class Event(Base):
     body: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16), default="pending")  # pending, done, failed
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    # Attempts in a row that did not come to an end: their process was killed.
+    interrupted: Mapped[int] = mapped_column(Integer, default=0)
     reason: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(Moment, default=now)
     due_at: Mapped[datetime] = mapped_column(Moment, default=now)
@@ -123,7 +125,16 @@ class TrainingRun(Base):
     version: Mapped[str | None] = mapped_column(String(200))
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     error: Mapped[str | None] = mapped_column(Text)
-    announced_at: Mapped[datetime | None] = mapped_column(Moment)  # a promotion, to Label Studio
     requested_at: Mapped[datetime] = mapped_column(Moment, default=now)
     started_at: Mapped[datetime | None] = mapped_column(Moment)
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class Announcement(Base):
+    """The version of a project that Label Studio was told of last; without an adapter it is the base."""
+
+    __tablename__ = "announcements"
+
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    adapter: Mapped[str | None] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(Moment, default=now)
