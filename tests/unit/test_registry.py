@@ -12,39 +12,17 @@ from PIL import Image
 from pixellm_model import Picture
 from pixellm_model.errors import CheckpointError
 from support.stand_in_worker import ObedientModel
+from support.versions import BASE, publish
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.serving.engine import Engine
 from worker.serving.versions import Versions
 from worker.settings import Settings
 from worker.store.registry import Registry, RegistryError
 
-BASE = "stand-in-1"
-
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(Settings(data_dir=tmp_path / "data"))
-
-
-def publish(registry: Registry, tmp_path: Path, adapter: str, base: str = BASE) -> str:
-    folder = tmp_path / f"made-{adapter}"
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(adapter.encode())
-    manifest = registry.publish(
-        folder,
-        {
-            "adapter": adapter,
-            "base": base,
-            "parent": base,
-            "project": "7",
-            "snapshot": "s",
-            "recipe": {},
-            "metrics": {},
-            "verdict": {"promote": True, "why": "better"},
-        },
-    )
-    return manifest.name
 
 
 def test_promoted_versions_serve_and_go_back_in_order(registry: Registry, tmp_path: Path) -> None:
