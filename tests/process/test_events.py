@@ -18,6 +18,7 @@ from sqlalchemy import select
 from starlette.testclient import TestClient
 from test_collect import NOWHERE, corrections, events, inbox, make, process_all, send
 
+import worker.__main__ as command_line
 from backend.corrections import housekeeping, jobs, webhook_inbox
 from backend.corrections.collector import Collector
 from backend.http.app import create_app
@@ -277,3 +278,25 @@ def test_redis_away_stops_no_event(collector: Collector) -> None:
     send(collector, event(5, [drawn()]))
     process_all(collector)
     assert corrections(collector)["5"].status == "labelled"
+
+
+def test_disagreeing_annotators_of_an_image_are_shown(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shared: dict[str, Any] = {"image": picture(1), "task": 70}
+    send(
+        collector,
+        event(5, [drawn(2)], completed_by=1, **shared),
+        event(6, [drawn(2)], completed_by=2, **shared),
+        event(7, [drawn(6), drawn(9, "Book")], completed_by=3, **shared),
+        event(8, [{**drawn(), "value": 3}], completed_by=4, **shared),
+    )
+    process_all(collector)
+    monkeypatch.setenv("DATA_DIR", str(collector.settings.data_dir))
+    assert command_line.main(["dataset", "show", "5"]) == 0
+    shown = capsys.readouterr().out
+    assert "by user 1, review none" in shown
+    assert "annotation 6 by user 2 agrees; IoU by label: Cup 1.00" in shown
+    assert "annotation 7 by user 3 disagrees; IoU by label: Book 0.00, Cup 0.11" in shown
+    assert command_line.main(["dataset", "show", "8"]) == 0
+    assert "not learned: a region has no value" in capsys.readouterr().out

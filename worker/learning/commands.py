@@ -22,6 +22,7 @@ from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
 from worker.settings import WorkerSettings
 from worker.startup import EXIT_FAILED
 from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
+from worker.store.agreement import other_opinions
 from worker.store.registry import QUESTIONS, Manifest, Registry, RegistryError, is_of_base, split_name
 from worker.store.tables import Correction, TrainingRun
 
@@ -103,7 +104,8 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
     Raises:
         CommandError: The annotation is not known.
     """
-    with _open_database(settings).read() as session:
+    database = _open_database(settings)
+    with database.read() as session:
         correction = session.get(Correction, arguments.annotation)
     if correction is None:
         raise CommandError(f"Nothing is known of annotation {arguments.annotation}.")
@@ -122,6 +124,11 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
         print(f"  {outcome['kind']:10} {outcome['phrase']} -> {outcome['label']}{iou}")
     if correction.reason:
         print(f"  not learned: {correction.reason}")
+    for opinion in other_opinions(database, correction):
+        verdict = "disagrees" if opinion.disagrees else "agrees"
+        ious = ", ".join(f"{label} {iou:.2f}" for label, iou in opinion.ious.items())
+        by = opinion.annotator or "unknown"
+        print(f"  same image: annotation {opinion.annotation} by user {by} {verdict}; IoU by label: {ious}")
     if arguments.out and correction.image:
         _draw_correction(settings, correction, correction.image).save(arguments.out)
         print(f"drawn in {arguments.out}")
