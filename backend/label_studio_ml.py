@@ -8,24 +8,27 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import threading
 from dataclasses import dataclass
 from typing import Any
 
 from label_studio_ml.model import LabelStudioMLBase
 
+from backend.corrections.webhook_inbox import STORED_ACTIONS, WebhookInbox, spool_folder
 from backend.prompts.predictor import Predictor
 from backend.prompts.request import PredictRequest
 from backend.settings import BackendSettings
-from worker.jobs.queue import SegmentQueue
+from worker.jobs.queue import SegmentQueue, connect
 from worker.store import Database
 
 
 @dataclass(frozen=True)
 class _Service:
-    """A predictor, and the running event loop that it belongs to."""
+    """A predictor with the running event loop that it belongs to, and the inbox of webhooks."""
 
     predictor: Predictor
+    inbox: WebhookInbox
     loop: asyncio.AbstractEventLoop
 
     @classmethod
@@ -35,7 +38,8 @@ class _Service:
         threading.Thread(target=loop.run_forever, name="pixellm", daemon=True).start()
         database = Database(settings)
         database.migrate()
-        return cls(Predictor(settings, SegmentQueue(settings), database), loop)
+        inbox = WebhookInbox(database, connect(settings.redis_url), spool_folder(settings))
+        return cls(Predictor(settings, SegmentQueue(settings), database), inbox, loop)
 
 
 @functools.cache
@@ -46,6 +50,8 @@ def _get_service() -> _Service:
 
 class PixelLM(LabelStudioMLBase):
     """The model class for `label_studio_ml.api.init_app`; it is configured as `python -m backend`."""
+
+    TRAIN_EVENTS = tuple(sorted(STORED_ACTIONS))
 
     def predict(self, tasks: list[dict[str, Any]], context: Any = None, **kwargs: Any) -> list[Any]:
         """Answer a request.
@@ -59,7 +65,33 @@ class PixelLM(LabelStudioMLBase):
             One prediction for each task; an empty list where there is none yet.
         """
         service = _get_service()
+        project = next((task["project"] for task in tasks if task.get("project") is not None), None)
         request = PredictRequest.model_validate(
-            {"tasks": tasks, "label_config": self.label_config, "params": {"context": context or None}}
+            {
+                "tasks": tasks,
+                "project": None if project is None else str(project),
+                "label_config": self.label_config,
+                "params": {"context": context or None},
+            }
         )
         return asyncio.run_coroutine_threadsafe(service.predictor.predict(request), service.loop).result()
+
+    def fit(self, *arguments: Any, **fields: Any) -> dict[str, Any]:
+        """Store an event; `python -m backend collect` processes it, and `python -m worker learn` trains.
+
+        Args:
+            *arguments: In 2.x the event's name and its data.
+            **fields: In 1.0.9 both, as `event` and `data`; others are ignored.
+
+        Returns:
+            Nothing for label-studio-ml to keep.
+
+        Raises:
+            OSError: Neither the database nor the spool folder can be written.
+        """
+        event, data = arguments[:2] if len(arguments) > 1 else (fields["event"], fields["data"])
+        project = data.get("project")
+        number = project.get("id") if isinstance(project, dict) else project
+        body = json.dumps({"action": event} | data).encode()
+        _get_service().inbox.store(event, None if number is None else str(number), body)
+        return {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
 
@@ -41,7 +40,7 @@ class ProposalLog:
 
     async def _record(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:
         try:
-            await asyncio.to_thread(self._insert, job, result, hidden)
+            await self._database.run(self._insert, job, result, hidden)
         except DatabaseUnavailable as error:
             log.warning("task %s: the proposal is not recorded: %s", job.task, error)
 
