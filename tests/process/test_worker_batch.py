@@ -108,7 +108,7 @@ def test_a_bad_image_and_a_bad_prompt_fail_alone(workers: Workers) -> None:
     workers.start()
     assert ended(workers, ids) == answers("p0", "p2") | {
         "refuse": REFUSED,
-        "p1": "This is not an image of a supported kind (JPEG, PNG, WEBP, TIFF, BMP, GIF).",
+        "p1": "This is not an image of a supported kind (JPEG, PNG, WEBP, AVIF, BMP, GIF).",
     }
     assert workers.batches() == [["p0", "refuse", "p2"]]
 

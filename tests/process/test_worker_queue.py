@@ -117,7 +117,7 @@ def test_failed_job_answers_with_its_reason_and_may_be_asked_again(workers: Work
         (question("refuse"), "The prompt is too long for the model; shorten it."),
         (
             question("cup", image=image),
-            "This is not an image of a supported kind (JPEG, PNG, WEBP, TIFF, BMP, GIF).",
+            "This is not an image of a supported kind (JPEG, PNG, WEBP, AVIF, BMP, GIF).",
         ),
     ]:
         for _ in range(2):
