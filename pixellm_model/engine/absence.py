@@ -1,7 +1,6 @@
 """What is said of targets of which nothing was drawn: that they are not there.
 
-The language model announces a target before anything is looked for. With a pyramid, whose presence may leave
-a mask empty, the picture has the last word.
+The language model announces a target before anything is looked for, so the picture has the last word.
 """
 
 from __future__ import annotations

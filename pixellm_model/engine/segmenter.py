@@ -367,7 +367,7 @@ class Segmenter:
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
             answer, targets, notes = shown_answer(
-                texts, request.prompt, logits, image, self.model.config, self.max_targets
+                texts, request.prompt, logits, image, self.model.config.image_size, self.max_targets
             )
             warnings = (*warnings_about(generation, stray), *notes)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))

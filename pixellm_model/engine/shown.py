@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import torch
 
-from pixellm_model.config import PixelLMConfig
 from pixellm_model.engine.absence import deny_undrawn
 from pixellm_model.engine.answers import Target, display_text
 from pixellm_model.engine.instances import each_on_its_own
@@ -22,7 +21,7 @@ def shown_answer(
     question: str,
     low_res: torch.Tensor,
     image: ProcessedImage,
-    config: PixelLMConfig,
+    image_size: int,
     limit: int,
 ) -> tuple[str, list[Target], tuple[str, ...]]:
     """Choose and draw what is shown of an answer, and number its text accordingly.
@@ -32,7 +31,7 @@ def shown_answer(
         question: What was asked.
         low_res: (n, m, m), the targets' logits over the padded square.
         image: The image.
-        config: The model's; with a pyramid an empty mask says that the thing is not there.
+        image_size: The square's side in pixels.
         limit: The most targets that are shown; only these are drawn at the image's size.
 
     Returns:
@@ -45,11 +44,9 @@ def shown_answer(
         notes.append(f"The answer has {len(unique)} targets; only the first {limit} are shown.")
     if len(chosen) < len(phrases) or any(denied):
         texts = usual_texts([phrases[index] for index in chosen], texts[-1])
-    targets = [Target(phrases[i], *finish_mask(low_res[i], image, config.image_size)) for i in chosen]
-    drawn = [
-        bool(target.mask.any()) or not (config.pyramid_dim or denied[index])
-        for index, target in zip(chosen, targets, strict=True)
-    ]
+    targets = [Target(phrases[i], *finish_mask(low_res[i], image, image_size)) for i in chosen]
+    # The language model announces a target before anything is looked for; the picture has the last word.
+    drawn = [bool(target.mask.any()) for target in targets]
     if not all(drawn):
         answer = deny_undrawn(texts, [target.phrase for target in targets], drawn)
         chosen = [index for index, there in zip(chosen, drawn, strict=True) if there]
@@ -57,7 +54,7 @@ def shown_answer(
     else:
         answer = display_text(texts)
     parts, split_notes = each_on_its_own(
-        targets, [low_res[index] for index in chosen], image, config.image_size, question, limit
+        targets, [low_res[index] for index in chosen], image, image_size, question, limit
     )
     if split_notes:
         answer = display_text(usual_texts([part.phrase for part in parts], texts[-1]))

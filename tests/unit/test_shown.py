@@ -6,21 +6,12 @@ import pytest
 import torch
 from PIL import Image
 
-from pixellm_model.config import PixelLMConfig
 from pixellm_model.engine.answers import Target
 from pixellm_model.engine.phrases import asks_for_each, name_targets
 from pixellm_model.engine.shown import shown_answer, usual_texts
 from pixellm_model.preprocess import process_image
 
 CELLS, SIZE = 64, 128  # along the side of the logits and of the padded square
-CONFIG = PixelLMConfig.__new__(PixelLMConfig)
-
-
-@pytest.fixture(autouse=True)
-def config() -> PixelLMConfig:
-    object.__setattr__(CONFIG, "image_size", SIZE)
-    object.__setattr__(CONFIG, "pyramid_dim", 0)
-    return CONFIG
 
 
 def block(*boxes: tuple[int, int, int, int]) -> torch.Tensor:
@@ -36,7 +27,7 @@ def shown(
 ) -> tuple[str, list[Target], tuple[str, ...]]:
     image = process_image(Image.new("RGB", (2 * SIZE, 2 * SIZE)), SIZE)
     low_res = torch.stack(logits) if logits else torch.empty(0)
-    return shown_answer(texts, question, low_res, image, CONFIG, limit)
+    return shown_answer(texts, question, low_res, image, SIZE, limit)
 
 
 LEFT, RIGHT, NOTHING = block((4, 4, 20, 20)), block((40, 30, 60, 50)), block()
@@ -63,9 +54,10 @@ def test_one_mask_of_two_names_stays_and_is_pointed_out() -> None:
     assert notes == ('"cup" and "mug" have the same mask; check which of them it is.',)
 
 
-def test_empty_masks_are_no_copies() -> None:
-    answer, targets, _ = shown(["dog is", "and dog is", "."], "the dogs", NOTHING, NOTHING)
-    assert answer == "dog is [1] and dog is [2]." and len(targets) == 2
+def test_what_is_not_drawn_is_denied_and_the_numbers_follow() -> None:
+    texts = ["bird is", ", dog is", "and bird is", "."]
+    answer, targets, _ = shown(texts, "the birds and the dog", NOTHING, LEFT, NOTHING)
+    assert answer == "dog is [1]. There is no bird in this image." and len(targets) == 1
 
 
 def test_the_number_of_targets_is_limited_with_a_note() -> None:
