@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 
 from backend.prompts.editing import Edit, read_edit
+from backend.prompts.everything import as_one, asks_for_everything, labels_questions
 from backend.prompts.focus import Focus, Meant
 from backend.prompts.follow_up import follow_up
 from backend.prompts.image_warmer import ImageWarmer
@@ -40,10 +41,8 @@ from backend.prompts.shapes import without_speckles
 from backend.prompts.shown_version import ShownVersion
 from backend.prompts.tasks import (
     BadTask,
-    asks_for_everything,
     batch_prompt,
     earlier_prompts,
-    labels_prompt,
     newest_item_index,
     newest_text,
     own_prompt,
@@ -200,11 +199,13 @@ class Predictor:
             edited = await self._edit(task, prompt, config, project)
             if edited is not None:
                 return edited
-            question = labels_prompt(config) if asks_for_everything(prompt) else prompt
-            job = segment_job(task, question or prompt, config, project, "interactive")
-            job = await self._with_history(job, task)
-            result = await self._model.ask(job, self._settings.predict_wait_s)
-            prediction = await self._build(job, result, config)
+            job = segment_job(task, prompt, config, project, "interactive")
+            if asks_for_everything(prompt) and (questions := labels_questions(config)):
+                prediction = await self._everything(job, questions, config)
+            else:
+                job = await self._with_history(job, task)
+                result = await self._model.ask(job, self._settings.predict_wait_s)
+                prediction = await self._build(job, result, config)
             self._focus.remember(task, config, prediction["result"], pointed=False)
             return prediction
         except (BadTask, NotReady, QueueUnavailable) as error:
@@ -212,6 +213,14 @@ class Predictor:
             if config.answer is None:
                 raise RequestRefused(str(error), 400 if isinstance(error, BadTask) else 503) from error
             return {"result": answer_item(config, str(error))}
+
+    async def _everything(self, job: SegmentJob, questions: Sequence[str], config: LabelConfig) -> Prediction:
+        """Ask several prompts in place of the one of `job`."""
+        jobs = [job.model_copy(update={"prompt": question}) for question in questions]
+        asked = (self._model.ask(each, self._settings.predict_wait_s) for each in jobs)
+        results = await asyncio.gather(*asked)
+        built = [await self._build(each, result, config) for each, result in zip(jobs, results, strict=True)]
+        return as_one(built, results, config, self._settings.model_score_threshold)
 
     async def _refine(
         self, task: Task, pointing: Pointing, config: LabelConfig, project: str | None

@@ -9,18 +9,10 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from backend.prompts.request import Task
-from label_config import CATCH_ALL, LabelConfig
+from label_config import LabelConfig
 from worker.jobs.contract import MAX_PROMPT_CHARS, Priority, SegmentJob, Turn, WarmJob
 
 JOB_ID = re.compile(r"seg-[0-9a-f]{32}")
-EVERYTHING = re.compile(
-    r"(?:(?:please|can you|could you)\s+)*"
-    r"(?:(?:segment|mask|find|show|mark|label|select|outline|highlight)\s+(?:me\s+)?)?"
-    r"(?:everything|all|all (?:of )?(?:the )?(?:objects|things|labels)|(?:every|each) (?:object|thing|label))"
-    r"(?:\s+(?:here|you (?:see|know|can see)|in (?:this|the) (?:image|photo|picture)))?"
-    r"[\s,]*(?:please)?[\s.!?]*",
-    re.IGNORECASE,
-)
 
 
 class BadTask(ValueError):
@@ -122,27 +114,9 @@ def batch_prompt(task: Task, config: LabelConfig) -> str:
         return prompt
     if not config.labels:
         raise BadTask("This task has no prompt, and its data has no labels to ask for.")
-    return _question([label.value for label in config.labels])
-
-
-def labels_prompt(config: LabelConfig) -> str:
-    """Return the prompt that "everything" stands for: one that asks for every label but "Other" and the like.
-
-    Returns:
-        The prompt; empty if there is no such label, or if it would be too long.
-    """
-    names = [label.value for label in config.labels if label.value.casefold() not in CATCH_ALL]
-    prompt = _question(names) if names else ""
-    return prompt if len(prompt) <= MAX_PROMPT_CHARS else ""
-
-
-def asks_for_everything(prompt: str) -> bool:
-    """Return whether a prompt asks for all that there is, without naming anything.
-
-    >>> asks_for_everything("Segment everything, please."), asks_for_everything("everything red")
-    (True, False)
-    """
-    return bool(EVERYTHING.fullmatch(prompt.strip()))
+    *most, last = [f"the {label.value.lower()}" for label in config.labels]
+    labels = f"{', '.join(most)} and {last}" if most else last
+    return f"Segment {labels} in this image."
 
 
 def earlier_prompts(task: Task) -> dict[str, str]:
@@ -159,12 +133,6 @@ def earlier_prompts(task: Task) -> dict[str, str]:
             if isinstance(job_id, str) and JOB_ID.fullmatch(job_id) and _is_prompt(prompt):
                 prompts.setdefault(job_id, prompt)
     return prompts
-
-
-def _question(names: Sequence[str]) -> str:
-    *most, last = [f"the {name.lower()}" for name in names]
-    listed = f"{', '.join(most)} and {last}" if most else last
-    return f"Segment {listed} in this image."
 
 
 def _common_fields(task: Task, config: LabelConfig, project: str | None) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """What is said of targets of which nothing was drawn: that they are not there.
 
-The language model announces a target before anything is looked for. With a pyramid, whose presence may leave
-a mask empty, the picture has the last word.
+The language model announces a target before anything is looked for, so the picture has the last word.
 """
 
 from __future__ import annotations
@@ -32,8 +31,17 @@ def deny_undrawn(texts: Sequence[str], phrases: Sequence[str], drawn: Sequence[b
     if kept:
         sentences.append(_listed([f"{phrase} is [{number}]" for number, phrase in enumerate(kept, 1)]) + ".")
     if missing:
-        sentences.append(f"There is {_listed([f'no {phrase}' for phrase in missing])} in this image.")
+        sentences.append(absent(missing))
     return " ".join([*sentences, rest]).strip()
+
+
+def absent(phrases: Sequence[str]) -> str:
+    """The sentence that denies some phrases, at least one.
+
+    >>> absent(["cup", "fork"])
+    'There is no cup and no fork in this image.'
+    """
+    return f"There is {_listed([f'no {phrase}' for phrase in phrases])} in this image."
 
 
 def _listed(parts: list[str]) -> str:

@@ -33,7 +33,7 @@ from pixellm_model.engine.prefix_cache import PrefixCache, image_key
 from pixellm_model.engine.prefixes import find_prefixes
 from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
-from pixellm_model.engine.shown import shown_answer
+from pixellm_model.engine.shown import as_one, shown_answer
 from pixellm_model.engine.stopwatch import Stopwatch
 from pixellm_model.engine.wording import Vocabulary, Wording
 from pixellm_model.errors import PromptError
@@ -204,9 +204,7 @@ class Segmenter:
     def segment_batch(
         self, requests: Sequence[Request], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[Segmentation | PromptError]:
-        """Answer several prompts together, on one image or several.
-
-        The answers are those of `segment`, up to rounding.
+        """Answer several prompts together, on one image or several, as `segment` would up to rounding.
 
         Args:
             requests: Images with prompts and histories, as `segment` takes them.
@@ -219,26 +217,16 @@ class Segmenter:
         Raises:
             TypeError: An image is neither a PIL image nor a prepared one.
         """
-        answers: dict[int, Segmentation | PromptError] = {}
-        prompts: dict[int, EncodedPrompt] = {}
         wordings = [self._reword(request.prompt) for request in requests]
         known = [
-            replace(request, prompt=wording.prompt)
+            [replace(request, prompt=prompt) for prompt in wording.questions]
             for request, wording in zip(requests, wordings, strict=True)
         ]
-        for number, (request, wording) in enumerate(zip(known, wordings, strict=True)):
-            if wording.unknown and not wording.prompt:
-                answers[number] = Segmentation("", (), unknown=wording.unknown)
-                continue
-            try:
-                prompts[number] = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
-            except PromptError as error:
-                answers[number] = error
-        if prompts:
-            with self._lock, torch.inference_mode():
-                segmentations = self._segment([known[number] for number in prompts], [*prompts.values()])
-            answers |= zip(prompts, segmentations, strict=True)
-        return [with_notes(answers[number], wording) for number, wording in enumerate(wordings)]
+        answers = iter(self._answer([question for asked in known for question in asked], max_new_tokens))
+        return [
+            with_notes(as_one([next(answers) for _ in asked], self.max_targets), wording)
+            for asked, wording in zip(known, wordings, strict=True)
+        ]
 
     def refine(
         self,
@@ -344,10 +332,9 @@ class Segmenter:
             self._drafts = Drafts(self.tokenizer)
 
     def _reword(self, prompt: str) -> Wording:
-        if self.vocabulary is None:
-            return Wording(prompt)
         # An adapter was taught the names of its own project.
-        return self.vocabulary.reword(prompt, report_unknown="+" not in self.version)
+        report = "+" not in self.version
+        return Wording(prompt) if self.vocabulary is None else self.vocabulary.reword(prompt, report)
 
     def _prepared(self, image: Image.Image | Picture) -> ProcessedImage:
         if isinstance(image, ProcessedImage):
@@ -355,6 +342,20 @@ class Segmenter:
         if not isinstance(image, Image.Image):
             raise TypeError(f"{type(image).__name__} is neither a PIL image nor one prepared by this model.")
         return self.prepare(image)
+
+    def _answer(self, requests: Sequence[Request], max_new_tokens: int) -> list[Segmentation | PromptError]:
+        answers: dict[int, Segmentation | PromptError] = {}
+        prompts: dict[int, EncodedPrompt] = {}
+        for number, request in enumerate(requests):
+            try:
+                prompts[number] = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
+            except PromptError as error:
+                answers[number] = error
+        if prompts:
+            with self._lock, torch.inference_mode():
+                segmentations = self._segment([requests[number] for number in prompts], [*prompts.values()])
+            answers |= zip(prompts, segmentations, strict=True)
+        return [answers[number] for number in range(len(requests))]
 
     def _segment(self, requests: Sequence[Request], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
         stopwatch = Stopwatch()

@@ -1,16 +1,18 @@
-"""Find the wording of a bare name that a checkpoint answers best, for "prompt" in `words.json`.
+"""Find how a checkpoint answers bare names best, for "prompt" and "one_by_one" in `words.json`.
 
     python -m recipes.pixellm_mini.canonical --model DIR --cutouts DIR --scenes 40 --coco DIR
 
 Asks for each name in rendered scenes that no training has seen, and in photos with true masks, and for as
 many names that are absent, in every wording. Prints for each wording the gIoU (an absent name counts 1 if it
-is denied, else 0), and the share of present names that got a mask and of absent ones that got none.
+is denied, else 0), and the share of present names that got a mask and of absent ones that got none. Then asks
+for the same names three at a time.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from PIL import Image
 from pixellm_model import Segmenter
 from pixellm_model.samples import Mask, Pixels
 from pixellm_model.synthetic.scenes import SceneRenderer
+from pixellm_model.synthetic.templates import listed
 from recipes.pixellm_mini.coco import CocoPhotos
 from recipes.pixellm_mini.evaluate import FIRST_SEED
 from recipes.pixellm_mini.names import rendered_names
@@ -33,6 +36,8 @@ WORDINGS = (
     "Find the {x}.",
     "Where is the {x}?",
 )
+LIST = "segment {x}"
+NAMES_IN_A_LIST = 3
 Question = tuple[Pixels, str, Mask | None]  # an image, a name, and the pixels of that name; None if absent
 
 
@@ -73,10 +78,39 @@ def measure(segmenter: Segmenter, questions: Sequence[Question], wording: str) -
     Returns:
         gIoU, the share of present names that got a mask, and that of absent names that got none.
     """
+    return scores(
+        (truth, masks_by_name(segmenter, pixels, wording.format(x=name)).values())
+        for pixels, name, truth in questions
+    )
+
+
+def measure_lists(segmenter: Segmenter, questions: Sequence[Question]) -> tuple[float, float, float]:
+    """Ask for the names of each image in lists; returns what `measure` does."""
+    answers: list[tuple[Mask | None, Iterable[Mask]]] = []
+    for _, of_image in groupby(questions, key=lambda question: id(question[0])):
+        asked = list(of_image)
+        np.random.default_rng(len(answers)).shuffle(asked)  # type: ignore[arg-type]  # a list may be shuffled
+        for start in range(0, len(asked), NAMES_IN_A_LIST):
+            group = asked[start : start + NAMES_IN_A_LIST]
+            prompt = LIST.format(x=listed([f"the {name}" for _, name, _ in group]))
+            found = masks_by_name(segmenter, group[0][0], prompt)
+            answers += [(truth, [found[name]] if name in found else []) for _, name, truth in group]
+    return scores(answers)
+
+
+def masks_by_name(segmenter: Segmenter, pixels: Pixels, prompt: str) -> dict[str, Mask]:
+    """Return what a prompt is answered with, the masks of a phrase as one."""
+    found: dict[str, Mask] = {}
+    for target in segmenter.segment(Image.fromarray(pixels), prompt, max_new_tokens=128).targets:
+        found[target.phrase] = found.get(target.phrase, np.zeros_like(target.mask)) | target.mask
+    return found
+
+
+def scores(answers: Iterable[tuple[Mask | None, Iterable[Mask]]]) -> tuple[float, float, float]:
+    """Compare masks with the true ones, as `measure` describes."""
     present, found, denied = [], [], []
-    for pixels, name, truth in questions:
-        answer = segmenter.segment(Image.fromarray(pixels), wording.format(x=name), max_new_tokens=128)
-        masks = [target.mask for target in answer.targets if target.mask.any()]
+    for truth, predicted in answers:
+        masks = [mask for mask in predicted if mask.any()]
         if truth is None:
             denied.append(not masks)
             continue
@@ -84,6 +118,12 @@ def measure(segmenter: Segmenter, questions: Sequence[Question], wording: str) -
         mask = np.logical_or.reduce([np.zeros_like(truth), *masks])
         present.append(float((mask & truth).sum() / (mask | truth).sum()))
     return float(np.mean([*present, *denied])), float(np.mean(found)), float(np.mean(denied))
+
+
+def report(wording: str, figures: tuple[float, float, float]) -> None:
+    """Print one line of the table."""
+    giou, found, denied = figures
+    print(f"{wording:32} gIoU {giou:.3f}  found {found:.3f}  denied {denied:.3f}", flush=True)
 
 
 def main() -> None:
@@ -106,8 +146,8 @@ def main() -> None:
     for name, questions in sets.items():
         print(f"{name}: {len(questions)} questions", flush=True)
         for wording in WORDINGS:
-            giou, found, denied = measure(segmenter, questions, wording)
-            print(f"{wording:32} gIoU {giou:.3f}  found {found:.3f}  denied {denied:.3f}", flush=True)
+            report(wording, measure(segmenter, questions, wording))
+        report(f"{LIST}, {NAMES_IN_A_LIST} at a time", measure_lists(segmenter, questions))
 
 
 if __name__ == "__main__":

@@ -28,10 +28,11 @@ def main() -> None:
     parser.add_argument(
         "--prompt", help='wording for bare names, as `canonical` measures it: "Segment {}."; as typed without'
     )
+    parser.add_argument("--one-by-one", action="store_true", help="ask for several names one by one")
     arguments = parser.parse_args()
     words: dict[str, object] = {"names": taught_names(), "others": sorted(set(wordings()))}
     if arguments.prompt:
-        words = {"prompt": arguments.prompt, **words}
+        words = {"prompt": arguments.prompt, "one_by_one": arguments.one_by_one, **words}
     (arguments.out / WORDS_FILE).write_text(json.dumps(words, indent=0, ensure_ascii=False) + "\n", "utf-8")
 
 

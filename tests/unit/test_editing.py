@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from typing import Any, cast
 
 import numpy as np
 import pytest
 
+from backend.corrections.annotation import read_regions
+from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
+from backend.corrections.training_turns import training_turns
 from backend.label_studio import brush_rle
 from backend.label_studio.contours import connected_parts
 from backend.prompts.editing import Edit, read_edit
 from backend.prompts.focus import MAX_REMEMBERED, Focus
+from backend.prompts.model_client import ModelClient
+from backend.prompts.region_edits import RegionEditor
 from backend.prompts.request import Task
-from backend.prompts.tasks import asks_for_everything, labels_prompt
 from label_config import read_config
 
 HEIGHT, WIDTH = 6, 8
@@ -140,34 +145,6 @@ def test_it_changes_nothing(prompt: str) -> None:
     assert read_edit(prompt) is None
 
 
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        "everything",
-        "Segment everything.",
-        "all objects",
-        "every thing in this image",
-        "mark all the objects please",
-    ],
-)
-def test_everything_stands_for_the_labels(prompt: str) -> None:
-    assert asks_for_everything(prompt)
-    assert labels_prompt(CONFIG) == "Segment the cup and the fire hydrant in this image."
-
-
-@pytest.mark.parametrize("prompt", ["everything red", "all the dogs", "all dogs and objects", "the thing"])
-def test_what_names_something_is_not_everything(prompt: str) -> None:
-    assert not asks_for_everything(prompt)
-
-
-def test_no_labels_are_no_question() -> None:
-    only_other = read_config(
-        '<View><Image name="image" value="$image"/><BrushLabels name="mask" toName="image">'
-        '<Label value="Other"/></BrushLabels></View>'
-    )
-    assert labels_prompt(only_other) == ""
-
-
 def block(left: int, top: int, right: int, bottom: int) -> np.ndarray:
     mask = np.zeros((HEIGHT, WIDTH), bool)
     mask[top:bottom, left:right] = True
@@ -260,3 +237,68 @@ def test_parts_are_the_mask_and_small_ones_stay_with_the_largest() -> None:
     assert first.sum() == 801 and second.sum() == 200 and third.sum() == 16
     assert len(connected_parts(mask, 0.1, 10)) == 2 and len(connected_parts(mask, 0.01, 2)) == 2
     assert np.array_equal(connected_parts(block(0, 0, 2, 2), 0.01, 10)[0], block(0, 0, 2, 2))
+
+
+PROMPT = "the cups"
+ANSWER = ProposedAnswer(
+    job="seg-" + "1" * 32,
+    prompt=PROMPT,
+    answer="cup is [1] and cup is [2].",
+    targets=(ProposedTarget("cup", LARGE), ProposedTarget("cup", ELSEWHERE)),
+)
+
+
+class TestWhatIsLearned:
+    """The model's own job is not needed for these edits, so there is no queue."""
+
+    def edited(self, prompt: str, *items: dict[str, Any]) -> list[dict[str, Any]]:
+        focus, edit = Focus(), read_edit(prompt)
+        assert edit is not None
+        focus.remember(task(), CONFIG, items, pointed=False)
+        meant = focus.meant(task(), CONFIG)
+        editor = RegionEditor(cast(ModelClient, None), 1)
+        change = asyncio.run(editor.apply(edit, meant, task(), CONFIG, None))
+        assert change is not None
+        return change.with_waiting(meant).items
+
+    def turns(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        accepted = [item | {"origin": "prediction"} for item in items]
+        outcomes = compare(read_regions(accepted, CONFIG), [ANSWER], CONFIG)
+        assert all(outcome.kind != "rejected" for outcome in outcomes)
+        return training_turns(outcomes, [ANSWER])
+
+    def both(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        second = region("b", ELSEWHERE)
+        second["meta"]["pixellm"]["target"] = 1
+        return region("a", LARGE), second
+
+    def test_the_masks_that_were_not_chosen_are_not_denied(self) -> None:
+        (chosen,) = self.edited("only the left one", *self.both())
+        assert chosen["id"] == "a" and self.turns([chosen]) == []
+
+    def test_a_name_chooses_too(self) -> None:
+        first, second = self.both()
+        first["meta"]["text"], second["meta"]["text"] = ["red cup"], ["book on the left"]
+        assert [item["id"] for item in self.edited("without the cup", first, second)] == ["b"]
+        assert [item["id"] for item in self.edited("only the book", first, second)] == ["b"]
+
+    def test_the_parts_of_a_mask_are_the_answer_to_its_prompt(self) -> None:
+        both = region("a", SMALL | ELSEWHERE)
+        second = region("c", block(0, 5, 8, 6))
+        second["meta"]["pixellm"]["target"] = 1
+        parts = self.edited("split it", both, second)
+        assert len(parts) == 3
+        (turn,) = self.turns(parts)
+        assert turn["prompt"] == PROMPT and len(turn["targets"]) == 3
+
+    @pytest.mark.parametrize(
+        ("prompt", "chosen"),
+        [
+            ("the right one", "b"),
+            ("only the top one", "b"),
+            ("the largest", "a"),
+            ("without the biggest", "b"),
+        ],
+    )
+    def test_places_and_sizes(self, prompt: str, chosen: str) -> None:
+        assert [item["id"] for item in self.edited(prompt, *self.both())] == [chosen]

@@ -8,9 +8,10 @@ from PIL import Image
 from transformers import LlamaConfig
 
 from pixellm_model.config import PixelLMConfig
-from pixellm_model.engine.answers import Target
+from pixellm_model.engine.answers import Segmentation, Target
 from pixellm_model.engine.phrases import asks_for_each, name_targets
-from pixellm_model.engine.shown import shown_answer, usual_texts
+from pixellm_model.engine.shown import as_one, shown_answer, usual_texts
+from pixellm_model.errors import PromptError
 from pixellm_model.preprocess import process_image
 
 CELLS, SIZE = 64, 128  # along the side of the logits and of the padded square
@@ -57,9 +58,10 @@ def test_one_mask_of_two_names_stays_and_is_pointed_out() -> None:
     assert notes == ('"cup" and "mug" have the same mask; check which of them it is.',)
 
 
-def test_empty_masks_are_no_copies() -> None:
-    answer, targets, _ = shown(["dog is", "and dog is", "."], "the dogs", NOTHING, NOTHING)
-    assert answer == "dog is [1] and dog is [2]." and len(targets) == 2
+def test_what_is_not_drawn_is_denied_and_the_numbers_follow() -> None:
+    texts = ["bird is", ", dog is", "and bird is", "."]
+    answer, targets, _ = shown(texts, "the birds and the dog", NOTHING, LEFT, NOTHING)
+    assert answer == "dog is [1]. There is no bird in this image." and len(targets) == 1
 
 
 def test_the_number_of_targets_is_limited_with_a_note() -> None:
@@ -136,3 +138,42 @@ def test_each_thing_is_asked_for_or_the_group(question: str, phrase: str, each: 
 def test_what_was_said_after_the_last_target_stays() -> None:
     assert usual_texts([], ". There is no cup.") == ["There is no cup."]
     assert usual_texts(["a", "b", "c"], "and d is") == ["a is", ", b is", "and c is", "."]
+
+
+def answered(name: str, logits: torch.Tensor) -> Segmentation:
+    answer, targets, notes = shown([f"{name} is", "."], name, logits)
+    return Segmentation(answer, tuple(targets), notes)
+
+
+def test_answers_to_several_names_become_one() -> None:
+    parts = [
+        answered("cup", LEFT),
+        answered("fork", NOTHING),
+        answered("dog", RIGHT),
+        answered("cow", NOTHING),
+    ]
+    joined = as_one(parts, 50)
+    assert isinstance(joined, Segmentation)
+    assert joined.answer == "cup is [1] and dog is [2]. There is no fork and no cow in this image."
+    assert [target.phrase for target in joined.targets] == ["cup", "dog"] and joined.warnings == ()
+
+
+def test_joined_answers_are_limited_and_compared() -> None:
+    joined = as_one([answered("cup", LEFT), answered("mug", LEFT), answered("dog", RIGHT)], 2)
+    assert isinstance(joined, Segmentation) and joined.answer == "cup is [1] and mug is [2]."
+    assert joined.warnings == (
+        "The answer has 3 targets; only the first 2 are shown.",
+        '"cup" and "mug" have the same mask; check which of them it is.',
+    )
+
+
+def test_nothing_found_of_several_names() -> None:
+    joined = as_one([answered("cup", NOTHING), answered("dog", NOTHING)], 50)
+    assert isinstance(joined, Segmentation)
+    assert joined.answer == "There is no cup and no dog in this image." and joined.targets == ()
+    assert as_one([], 50) == Segmentation("", ())
+
+
+def test_an_error_is_the_answer() -> None:
+    error = PromptError("too long")
+    assert as_one([answered("cup", LEFT), error], 50) is error

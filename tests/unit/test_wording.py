@@ -139,6 +139,15 @@ def test_what_says_more_than_names_stays_as_typed(prompt: str) -> None:
     assert BEST.reword(prompt).prompt == prompt
 
 
+def test_several_names_are_asked_for_one_by_one_where_that_is_better() -> None:
+    words = Vocabulary(["cup", "dog"], ["the", "red", "segment"], "segment {}", one_by_one=True)
+    assert words.reword("the cup and a dog").questions == ("segment the cup", "segment the dog")
+    assert words.reword("the cup and the rocket").questions == ("segment the cup",)
+    assert words.reword("the red cup and the dog").questions == ("the red cup and the dog",)
+    assert words.reword("the rocket").questions == ()
+    assert len(words.reword(", ".join(["cup"] * 17)).questions) == 1
+
+
 def test_a_model_that_learned_more_names_is_asked_for_them_in_its_best_wording() -> None:
     assert BEST.reword("the rocket", report_unknown=False).prompt == "Segment the rocket."
 
