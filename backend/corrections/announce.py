@@ -109,7 +109,9 @@ async def _prelabel(
     project: str,
     version: str,
 ) -> bool:
-    """Store a prediction of a task; returns whether there is one."""
+    """Store a prediction of a task unless it has one of this version; returns whether it has one then."""
+    if any(prediction.get("model_version") == version for prediction in row.get("predictions") or []):
+        return True
     async with turns:
         if await predictor.version(project) != version:
             log.info("project %s: %s does not serve any more", project, version)

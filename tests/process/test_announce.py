@@ -74,6 +74,9 @@ def test_what_a_command_changes_is_announced(
     with collector.database.read() as session:
         (row,) = session.scalars(select(Announcement))
     assert (row.project, row.adapter) == (PROJECT, None)
+    registry.promote(PROJECT, "aaaa", "test")
+    assert announce(collector.settings, collector.database, PROJECT)
+    assert label_studio.model_version == f"{base}+aaaa" and len(label_studio.stored) == 6, "none twice"
 
 
 def test_a_version_of_another_base_is_not_promoted(
