@@ -10,6 +10,7 @@ import pytest
 
 from backend.corrections.annotation import read_regions
 from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
+from backend.corrections.evidence import read_evidence
 from backend.corrections.training_turns import training_turns
 from backend.label_studio import brush_rle
 from backend.label_studio.contours import connected_parts
@@ -263,9 +264,11 @@ class TestWhatIsLearned:
 
     def turns(self, items: list[dict[str, Any]]) -> list[dict[str, Any]]:
         accepted = [item | {"origin": "prediction"} for item in items]
-        outcomes = compare(read_regions(accepted, CONFIG), [ANSWER], CONFIG)
+        evidence = read_evidence({"result": accepted})
+        outcomes = compare(read_regions(accepted, CONFIG), [ANSWER], CONFIG, evidence)
         assert all(outcome.kind != "rejected" for outcome in outcomes)
-        return training_turns(outcomes, [ANSWER])
+        turns, _ = training_turns(outcomes, [ANSWER], CONFIG, evidence)
+        return turns
 
     def both(self) -> tuple[dict[str, Any], dict[str, Any]]:
         second = region("b", ELSEWHERE)
