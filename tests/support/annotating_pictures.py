@@ -40,12 +40,11 @@ def take(editor: Editor, name: str) -> None:
 
 
 def prompts(editor: Editor, task: int) -> None:
-    """Ask twice, accept, ask for something unknown."""
+    """Ask twice, accept, ask for something unknown, choose one of two masks."""
     editor.visit(task)
     take(editor, "off")
     editor.switch_on()
     editor.prompt.fill("the cup and the book")
-    take(editor, "typed")
 
     def delayed(route: Route) -> None:
         time.sleep(3)
@@ -67,6 +66,10 @@ def prompts(editor: Editor, task: int) -> None:
     editor.accept_all(1)
     editor.ask(UNKNOWN)
     take(editor, "unknown")
+    editor.ask("the teapot and the apple")
+    editor.ask("only the right one")
+    take(editor, "chosen")
+    editor.reject_all()
 
 
 def points(editor: Editor) -> None:
