@@ -33,7 +33,6 @@ MIN_CHANGE = 0.01
 SAME_IOU = 0.8
 
 NOTHING_TO_CHANGE = "There is no mask to change; ask for something or point at it first."
-DELETE_IT = "select it and press Backspace."
 
 
 @dataclass(frozen=True)
@@ -260,9 +259,11 @@ def _choose(edit: Edit, meant: Meant) -> Edited | None:
     if not others:
         return Edited([], f"There is only {_listed(fitting)}; nothing was changed.")
     if accepted := [region for region in others if region.id in meant.drafts]:
-        sentence = f"{_listed(accepted)} cannot be withdrawn, because it is accepted: {DELETE_IT}"
+        sentence = f"{_listed(accepted)} cannot be withdrawn once accepted; select and press Backspace."
     else:
-        sentence = f"Only {_listed(fitting)} now. If you have accepted others already: {DELETE_IT}"
+        sentence = (
+            f"Only {_listed(fitting)} now. Delete others that you have accepted already with Backspace."
+        )
     items = [item for region in waiting for item in _items(_of_a_choice(region), region.mask)]
     return Edited(items, sentence, {region.id: region.mask for region in waiting}, withdraws=True)
 

@@ -278,7 +278,7 @@ class Segmenter:
     def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[npt.NDArray[np.float32]]:
         """The logits that a request's masks are thresholded from (at 0).
 
-        For evaluation only: `segment_batch` never holds them whole in memory.
+        For evaluation only: of the prompt as typed, and whole in memory, as `segment_batch` never has them.
 
         Args:
             request: Image, prompt and history.
