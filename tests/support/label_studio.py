@@ -118,7 +118,8 @@ class Editor:
         with self.page.expect_response("**/annotations?**") as saved:
             self.click_submit()
         assert saved.value.ok
-        expect(self.page.get_by_role("button").filter(has_text="Update")).to_be_visible()
+        update = self.page.get_by_role("button").filter(has_text="Update")
+        expect(update).to_be_visible(timeout=LOAD_TIMEOUT_MS)
         self.shot("submitted")
 
     def auto_detect(self) -> None:
