@@ -53,11 +53,15 @@ def blob(number: int) -> Mask:
     rng = np.random.default_rng(number)
     x, y = rng.uniform(0.2, 0.8, 2) * (WIDTH, HEIGHT)
     radius = rng.uniform(100, 500)
-    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    reach = int(1.2 * radius)  # beyond the outline
+    top, left = max(0, int(y) - reach), max(0, int(x) - reach)
+    rows, columns = np.mgrid[top : min(HEIGHT, int(y) + reach), left : min(WIDTH, int(x) + reach)]
     angle = np.arctan2(rows - y, columns - x)
     distance = np.hypot(rows - y, columns - x)
     outline = radius * (1 + 0.15 * np.sin(WAVES * angle + number))
-    mask: Mask = (distance < outline) & (distance > radius / 4)
+    mask = np.zeros((HEIGHT, WIDTH), bool)
+    inside = (distance < outline) & (distance > radius / 4)
+    mask[top : top + inside.shape[0], left : left + inside.shape[1]] = inside
     return mask
 
 

@@ -13,11 +13,12 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 REASON = "X-Reason"
 MAX_CHARS = 400
+BRACKETS = str.maketrans("<>", "[]")  # Label Studio takes tags in it as HTML, and shows nothing of them
 
 
 def reason_header(sentence: str) -> dict[str, str]:
     """Return the header that makes `sentence`, as far as it is ASCII, the reason phrase of a response."""
-    text = " ".join(sentence.split())[:MAX_CHARS]
+    text = " ".join(sentence.split())[:MAX_CHARS].translate(BRACKETS)
     return {REASON: text.encode("ascii", "replace").decode()}
 
 

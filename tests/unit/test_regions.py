@@ -20,6 +20,7 @@ from backend.label_studio import brush_rle
 from backend.label_studio.polygons import from_polygon
 from backend.prompts.regions import answer_item, answer_text, build_prediction, build_results
 from backend.prompts.shapes import region_id, region_ids, without_speckles
+from benchmarks.regions import measure
 from label_config import LabelConfig, read_config
 from worker.jobs.contract import SegmentResult, TargetResult
 from worker.jobs.masks import from_rle, to_rle
@@ -260,3 +261,10 @@ def test_no_answer_control_no_answer_item() -> None:
     silent = read_config(f'<View><Image name="image" value="$image"/>{mask}</View>')
     assert answer_item(silent, "It is a cup.") == []
     assert answer_item(config(), "It is a cup.")[0]["value"] == {"text": ["It is a cup."]}
+
+
+@pytest.mark.slow
+def test_thirty_masks_on_twelve_megapixels_stay_within_the_documented_size() -> None:
+    sizes = {row.control: row.megabytes for row in measure()}
+    limits = {"BrushLabels": 2, "BitmaskLabels": 0.6, "PolygonLabels": 0.2, "RectangleLabels": 0.05}
+    assert {control for control, limit in limits.items() if sizes[control] > limit} == set()
