@@ -300,3 +300,15 @@ def test_disagreeing_annotators_of_an_image_are_shown(
     assert "annotation 7 by user 3 disagrees; IoU by label: Book 0.00, Cup 0.11" in shown
     assert command_line.main(["dataset", "show", "8"]) == 0
     assert "not learned: a region has no value" in capsys.readouterr().out
+
+
+def test_events_that_wait_long_are_not_queued_twice(collector: Collector) -> None:
+    send(collector, event(5, [drawn()]), event(6, [drawn()]))
+    with collector.database.session() as session:
+        for row in session.scalars(select(Event)):
+            row.due_at = row.due_at.replace(year=2020)
+    collector.connection.lrem("rq:queue:pixellm-corrections", 1, "event-1")
+    jobs.requeue_overdue()
+    jobs.requeue_overdue()
+    queued = collector.connection.lrange("rq:queue:pixellm-corrections", 0, -1)
+    assert sorted(queued) == [b"event-1", b"event-2"]
