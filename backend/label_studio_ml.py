@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import json
+import os
 import threading
 from dataclasses import dataclass
 from typing import Any
@@ -25,10 +26,9 @@ from worker.store import Database
 
 @dataclass(frozen=True)
 class _Service:
-    """A predictor with the running event loop that it belongs to, and the inbox of webhooks."""
+    """A predictor, and the running event loop that it belongs to."""
 
     predictor: Predictor
-    inbox: WebhookInbox
     loop: asyncio.AbstractEventLoop
 
     @classmethod
@@ -38,14 +38,22 @@ class _Service:
         threading.Thread(target=loop.run_forever, name="pixellm", daemon=True).start()
         database = Database(settings)
         database.migrate()
-        inbox = WebhookInbox(database, connect(settings.redis_url), spool_folder(settings))
-        return cls(Predictor(settings, SegmentQueue(settings), database), inbox, loop)
+        return cls(Predictor(settings, SegmentQueue(settings), database), loop)
 
 
 @functools.cache
 def _get_service() -> _Service:
     """Return this process's service, made by the first request: a server may fork after the import."""
     return _Service.from_environment()
+
+
+@functools.cache
+def _get_inbox(process: int) -> WebhookInbox:
+    """Return the inbox of a process: 1.0.9 forks one for each event, and connections do not survive that."""
+    settings = BackendSettings.model_validate({})
+    database = Database(settings)
+    database.migrate()
+    return WebhookInbox(database, connect(settings.redis_url), spool_folder(settings))
 
 
 class PixelLM(LabelStudioMLBase):
@@ -93,5 +101,5 @@ class PixelLM(LabelStudioMLBase):
         project = data.get("project")
         number = project.get("id") if isinstance(project, dict) else project
         body = json.dumps({"action": event} | data).encode()
-        _get_service().inbox.store(event, None if number is None else str(number), body)
+        _get_inbox(os.getpid()).store(event, None if number is None else str(number), body)
         return {}

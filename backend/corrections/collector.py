@@ -165,7 +165,7 @@ class Collector:
                 unreadable = error
         with self.database.session() as session:
             stored = corrections_store.store(session, correction)
-        self._delete_unused({former_image, correction.image})
+        self._delete_unused({former_image} - {correction.image} if stored else {correction.image})
         if unreadable is not None:
             raise unreadable
         if stored:
@@ -279,9 +279,10 @@ class Collector:
 
     def _delete_unused(self, images: Iterable[str | None]) -> None:
         """Delete those of these images that no correction needs."""
-        with self.database.read() as session:
-            unused = [image for image in images if image and not corrections_store.is_used(session, image)]
-        corrections_store.delete_images(self.blobs, unused)
+        if candidates := [image for image in images if image]:
+            with self.database.read() as session:
+                unused = [image for image in candidates if not corrections_store.is_used(session, image)]
+            corrections_store.delete_images(self.blobs, unused)
 
     def _proposals(self, correction: Correction, regions: Sequence[Region]) -> list[ProposedAnswer]:
         """Return what was proposed in the task, and the proposals that the regions came from."""

@@ -19,7 +19,13 @@ from backend.corrections.annotation import UnreadableAnnotation
 from backend.corrections.announce import announce, unannounced
 from backend.corrections.collector import Collector
 from backend.corrections.reconcile import reconcile
-from backend.corrections.webhook_inbox import EVENT_TIMEOUT_S, WebhookInbox, enqueue_event, spool_folder
+from backend.corrections.webhook_inbox import (
+    EVENT_TIMEOUT_S,
+    WebhookInbox,
+    enqueue_event,
+    events_with_job,
+    spool_folder,
+)
 from backend.label_studio.client import LabelStudioUnavailable
 from label_config import ConfigError
 from worker.images.decode import ImageError
@@ -58,7 +64,7 @@ def process_event(event_id: int) -> None:
     is not tried for ever.
     """
     collector = get_collector()
-    with collector.database.session() as session:
+    with collector.database.session(durable=False) as session:
         event = session.get(Event, event_id)
         if event is None or event.state != "pending":
             return
@@ -95,12 +101,15 @@ def requeue_overdue() -> None:
     except OSError as error:
         log.warning("the events in the spool folder go on waiting: %s", error)
     with collector.database.read() as session:
-        retry_due = (Event.attempts > 0) & (Event.due_at <= now())
+        # An attempt that did not end is due as soon as its job does not run any more.
+        retry_due = (Event.attempts > 0) & ((Event.due_at <= now()) | (Event.interrupted > 0))
         lost = Event.due_at <= now() - timedelta(seconds=LOST_AFTER_S)
         query = select(Event.id).where(Event.state == "pending", retry_due | lost).order_by(Event.id)
         overdue = session.scalars(query.limit(MAX_REQUEUED)).all()
+    with_job = events_with_job(collector.connection)  # in a long queue, events grow old with their jobs
     for event_id in overdue:
-        enqueue_event(collector.connection, event_id)
+        if event_id not in with_job:
+            enqueue_event(collector.connection, event_id)
     runs.requeue(collector.database, collector.connection)
     for project in unannounced(Registry(collector.settings), collector.database):
         if time.monotonic() >= _announce_after.get(project, 0.0):

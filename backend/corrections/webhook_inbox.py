@@ -42,6 +42,7 @@ SPOOL_FOLDER = "inbox"  # in DATA_DIR
 # Suffixes of spooled files: complete, being written, and such that cannot be taken, kept for people.
 COMPLETE, UNFINISHED, DAMAGED = ".json", ".part", ".damaged"
 EVENT_TIMEOUT_S = 300
+JOB_PREFIX = "event-"
 EVENT_RETRIES = 2
 EVENT_FAILURE_TTL_S = 3600
 SPOOL_CHECK_S = 5.0
@@ -169,13 +170,24 @@ def enqueue_event(connection: Redis, event_id: int) -> None:
     Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json").enqueue_call(
         PROCESS_EVENT,
         args=(event_id,),
-        job_id=f"event-{event_id}",
+        job_id=f"{JOB_PREFIX}{event_id}",
         timeout=EVENT_TIMEOUT_S,
         result_ttl=0,
         failure_ttl=EVENT_FAILURE_TTL_S,
         retry=Retry(max=EVENT_RETRIES),
         description=f"event {event_id}",
     )
+
+
+def events_with_job(connection: Redis) -> set[int]:
+    """Return the ids of the events whose jobs wait in the queue or are running.
+
+    Raises:
+        RedisError: Redis cannot be used.
+    """
+    queue = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json")
+    ids = queue.get_job_ids() + queue.started_job_registry.get_job_ids(cleanup=False)
+    return {int(name.removeprefix(JOB_PREFIX)) for name in ids if name.startswith(JOB_PREFIX)}
 
 
 def spool_folder(settings: Settings) -> Path:

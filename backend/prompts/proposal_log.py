@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+
 from backend.background import BackgroundTasks
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.store.corrections import record_proposal
@@ -41,7 +43,9 @@ class ProposalLog:
     async def _record(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:
         try:
             await self._database.run(self._insert, job, result, hidden)
-        except DatabaseUnavailable as error:
+        except IntegrityError:  # another backend recorded the same answer at the same time
+            log.debug("task %s: the proposal is recorded already", job.task)
+        except (DatabaseUnavailable, SQLAlchemyError) as error:
             log.warning("task %s: the proposal is not recorded: %s", job.task, error)
 
     def _insert(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:

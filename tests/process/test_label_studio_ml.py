@@ -123,6 +123,8 @@ def test_setup_and_predictions(client: httpx.Client, workers: Workers) -> None:
 def test_projects_and_webhooks_reach_the_loop(client: httpx.Client, workers: Workers, tmp_path: Path) -> None:
     workers.start("patient")
     eventually(lambda: any(w.state == "ready" for w in workers.queue.worker_status()), "a worker is ready")
+    setup = payload("setup") | {"schema": payload("prompt")["label_config"]}
+    assert client.post("/setup", json=setup).status_code == 200
     database = Database(Settings(data_dir=tmp_path / "data"))
     body = prompted("the circle")
     body["tasks"][0]["project"] = 7
@@ -135,9 +137,14 @@ def test_projects_and_webhooks_reach_the_loop(client: httpx.Client, workers: Wor
     eventually(lambda: proposals() == ["7"], "what was shown is recorded for the project")
     for sent in (event(5, [drawn()], project=7), deletion(5, project=7)):
         assert client.post("/webhook", json=sent).status_code == 201
-    with database.read() as session:
-        rows = [(row.action, row.project) for row in session.scalars(select(Event).order_by(Event.id))]
-    assert rows == [("ANNOTATION_CREATED", "7"), ("ANNOTATIONS_DELETED", "7")]
+
+    def events() -> list[tuple[str, str | None]]:
+        with database.read() as session:
+            return sorted((row.action, row.project) for row in session.scalars(select(Event)))
+
+    eventually(
+        lambda: events() == [("ANNOTATIONS_DELETED", "7"), ("ANNOTATION_CREATED", "7")], "both are stored"
+    )
 
 
 def results(client: httpx.Client, body: dict[str, object]) -> list[dict[str, object]]:

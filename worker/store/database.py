@@ -24,7 +24,7 @@ from worker.settings import Settings
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30.0  # SQLite has one writer at a time; others wait this long
 THREADS = 4  # of `Database.run`
-READ_ONLY = "pixellm_read_only"
+READ_ONLY, DURABLE = "pixellm_read_only", "pixellm_durable"  # of a connection, for `_begin`
 _MIGRATION_LOCK = 7_116_101  # any number, the same for every process: PostgreSQL's advisory lock
 
 
@@ -97,8 +97,12 @@ class Database:
             yield session
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
+    def session(self, durable: bool = True) -> Iterator[Session]:
         """Run one transaction that writes: committed at the end, rolled back when something is raised.
+
+        Args:
+            durable: Whether it is on the disk at the end. If not, it survives the end of this process, but
+                perhaps not that of the machine; that takes less time.
 
         Yields:
             The session. Objects read in it stay readable after the end.
@@ -106,7 +110,10 @@ class Database:
         Raises:
             DatabaseUnavailable: The database cannot be reached or used.
         """
-        with self._available(), Session(self._engine, expire_on_commit=False) as session, session.begin():
+        engine = self._engine.execution_options(**{DURABLE: durable})
+        with self._available(), Session(engine, expire_on_commit=False) as session, session.begin():
+            if not durable and self.url.get_backend_name() == "postgresql":
+                session.execute(text("SET LOCAL synchronous_commit TO OFF"))
             yield session
 
     async def run(self, function: Callable[..., T], *arguments: Any) -> T:
@@ -157,11 +164,13 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
         return
     # SQLAlchemy begins transactions, not the driver.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
 def _begin(connection: Connection) -> None:
     """Begin; one that writes takes the write lock at once, else it would fail if another wrote in between."""
-    reads_only = connection.get_execution_options().get(READ_ONLY, False)
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get(DURABLE, True) else 'NORMAL'}")
+    reads_only = options.get(READ_ONLY, False)
     connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
