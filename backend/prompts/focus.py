@@ -6,9 +6,10 @@ change; masks that wait to be accepted are not in it. What was shown last is the
 
 from __future__ import annotations
 
+import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -20,6 +21,8 @@ from backend.prompts.tasks import JOB_ID
 from label_config import LabelConfig
 
 MAX_REMEMBERED = 64  # images
+# Requests do not say who sends them: later on, what waited is gone, or another annotator is at work.
+MAX_AGE_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -30,11 +33,13 @@ class _Shown:
         items: The results of the answer, with their masks as Label Studio's RLE.
         pointed: Whether a region was pointed at; False after an answer to words.
         drafts: The masks of these regions in the draft at that time, as results.
+        at: When, by the monotonic clock.
     """
 
     items: Sequence[ResultItem]
     pointed: bool
-    drafts: Mapping[str, ResultItem] = field(default_factory=dict)
+    drafts: Mapping[str, ResultItem]
+    at: float
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,7 @@ class Focus:
             and not item["value"].keys().isdisjoint(("rle", "imageDataURL", "touches"))
         }
         key = task.id, config.item_index or 0
-        self._shown[key] = _Shown(list(items), pointed, drafts)
+        self._shown[key] = _Shown(list(items), pointed, drafts, time.monotonic())
         self._shown.move_to_end(key)
         while len(self._shown) > MAX_REMEMBERED:
             self._shown.popitem(last=False)
@@ -99,7 +104,7 @@ class Focus:
         in_draft = {region.id: region for region in draft_regions(task, config)}
         drafts = {name: region.mask for name, region in in_draft.items()}
         shown = self._shown.get((task.id, config.item_index or 0))
-        if shown is not None:
+        if shown is not None and time.monotonic() < shown.at + MAX_AGE_S:
             before = {region.id: region for region in regions_in(list(shown.drafts.values()), config)}
             newest = list(regions_in(shown.items, config))
             is_new = [region.id for region in newest if region.id not in before]

@@ -127,7 +127,7 @@ class TestPrompt:
             assert masks(only) == masks(also) and "There is only" in said(only)
             (other,) = ask(client, prompted("the other one", drafts=drafts))
             assert masks(other) == [] and "Say it in full" in said(other)
-            (first,) = ask(client, prompted("only the left one"))
+            (first,) = ask(client, prompted("only the left one", id=99))
             assert said(first).startswith("only the left one, after 0 turns")
         assert workers.seen() == ["the circle", "the square", "only the left one"]
 

@@ -203,6 +203,15 @@ def test_of_masks_that_wait_the_chosen_one_is_proposed_alone(backend: httpx.Clie
     assert "Backspace" in said(prediction)
 
 
+def test_everything_asks_for_each_label(backend: httpx.Client, ready: Workers) -> None:
+    prediction = say(backend, "Everything!")
+    asked = ready.seen()
+    assert len(asked) > 1 and all(prompt.startswith("Segment the ") for prompt in asked)
+    assert len({item["id"] for item in masks(prediction)}) == len(asked)
+    assert {item["meta"]["pixellm"]["prompt"] for item in masks(prediction)} == set(asked)
+    assert all(f"[{number}]" in said(prediction) for number in range(1, len(asked) + 1))
+
+
 def test_the_shipped_model_changes_its_own_masks(redis_url: str, workers: Workers) -> None:
     """Each step is about the mask of the step before, which waits to be accepted."""
     workers.run_module()

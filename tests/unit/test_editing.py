@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any, cast
 
 import numpy as np
@@ -15,7 +16,7 @@ from backend.corrections.training_turns import training_turns
 from backend.label_studio import brush_rle
 from backend.label_studio.contours import connected_parts
 from backend.prompts.editing import Edit, read_edit
-from backend.prompts.focus import MAX_REMEMBERED, Focus
+from backend.prompts.focus import MAX_AGE_S, MAX_REMEMBERED, Focus
 from backend.prompts.model_client import ModelClient
 from backend.prompts.region_edits import RegionEditor
 from backend.prompts.request import Task
@@ -217,6 +218,13 @@ class TestFocus:
         focus = Focus()
         focus.remember(task(), CONFIG, [], pointed=False)
         assert seen(focus, task(region("a", SMALL))) == {"a": 4}
+
+    def test_what_was_shown_long_ago_is_not_meant(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        focus = Focus()
+        focus.remember(task(), CONFIG, [region("a", SMALL)], pointed=False)
+        later = time.monotonic() + MAX_AGE_S
+        monkeypatch.setattr("backend.prompts.focus.time.monotonic", lambda: later)
+        assert not focus.meant(task(), CONFIG).regions
 
     def test_the_memory_is_bounded(self) -> None:
         focus = Focus()
