@@ -1,4 +1,4 @@
-"""The command line: `python -m backend [serve | collect | reconcile | prelabel]`."""
+"""The command line: `python -m backend [serve | collect | reconcile | forget | prelabel]`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 
 from backend.corrections.collector import Collector
 from backend.corrections.process import collect
+from backend.corrections.reconcile import reconcile
 from backend.http.app import create_app
 from backend.http.reasons import ReasonProtocol
 from backend.label_studio.client import LabelStudioUnavailable
@@ -44,13 +45,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parsed = _parser().parse_args(arguments)
     settings = read_settings(BackendSettings)
     configure_logging(settings.log_level)
-    if parsed.command in ("collect", "reconcile"):
+    if parsed.command in ("collect", "reconcile", "forget"):
         read_settings(WorkerSettings)  # the collector reads them later, where a wrong one fails every event
     match parsed.command:
         case "collect":
             return _collect(settings)
         case "reconcile":
             return _reconcile(parsed.project)
+        case "forget":
+            return _forget(parsed.project)
         case "prelabel":
             return prelabelling.prelabel(parsed, settings)
         case _:
@@ -69,12 +72,17 @@ def _parser() -> argparse.ArgumentParser:
     ):
         commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}")
     text = "compare the corrections with Label Studio's annotations once, and exit"
-    reconcile = commands.add_parser(
+    reconciling = commands.add_parser(
         "reconcile", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}"
     )
-    reconcile.add_argument(
+    reconciling.add_argument(
         "--project", metavar="N", help="the project's number (default: all known projects)"
     )
+    text = "delete all that is stored of a project that was deleted in Label Studio, and exit"
+    forgetting = commands.add_parser(
+        "forget", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}"
+    )
+    forgetting.add_argument("--project", metavar="N", required=True, help="the project's number")
     text = "store predictions for all tasks of a project, and exit"
     prelabelling.add_arguments(
         commands.add_parser("prelabel", help=text, description=f"{text[0].upper()}{text[1:]}. {SETTINGS}")
@@ -116,10 +124,22 @@ def _reconcile(project: str | None) -> int:
         collector = Collector.from_environment()
         collector.database.migrate()
         for project_id in [project] if project else collector.known_projects():
-            print(f"project {project_id}: {json.dumps(collector.reconcile(project_id))}")
+            print(f"project {project_id}: {json.dumps(reconcile(collector, project_id))}")
     except (LabelStudioUnavailable, DatabaseUnavailable, ConfigError) as error:
         print(error, file=sys.stderr)
         return EXIT_CANNOT_START
+    return 0
+
+
+def _forget(project: str) -> int:
+    try:
+        collector = Collector.from_environment()
+        collector.database.migrate()
+        collector.forget_project(project)
+    except DatabaseUnavailable as error:
+        print(error, file=sys.stderr)
+        return EXIT_CANNOT_START
+    print(f"project {project}: corrections, images, proposals and events are deleted; versions stay")
     return 0
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
 from croniter import croniter
 from pydantic import Field, SecretStr, field_validator
 
@@ -55,12 +57,24 @@ class BackendSettings(Settings):
     retrain_cron: str = Field(
         "", description="When to train every project with new corrections, as in cron: `0 2 * * *`."
     )
+    retrain_timezone: str = Field(
+        "UTC", description="The time zone of `RETRAIN_CRON`, such as `America/New_York`."
+    )
     reconcile_every_s: int = Field(
         3600, ge=0, description="How often Label Studio's annotations are compared with ours; 0: never."
     )
     prelabel_tasks: int = Field(
         200, ge=0, description="Waiting tasks that a new version pre-labels at the most; 0: none."
     )
+
+    @field_validator("retrain_timezone")
+    @classmethod
+    def _is_timezone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError("is not a time zone; `America/New_York` is one") from None
+        return name
 
     @field_validator("retrain_cron")
     @classmethod

@@ -170,6 +170,15 @@ class LabelStudio:
         """Delete an annotation."""
         self._call("DELETE", f"/api/annotations/{annotation}/")
 
+    def act(self, project: int, action: str) -> None:
+        """Do an action of the Data Manager with all tasks of a project."""
+        self._call(
+            "POST",
+            "/api/dm/actions/",
+            params={"id": action, "project": project},
+            json={"selectedItems": {"all": True, "excluded": []}},
+        )
+
     def train(self, backend: int) -> None:
         """Start a training, as the button Start Training does."""
         self._call("POST", f"/api/ml/{backend}/train", json={})

@@ -204,6 +204,16 @@ def _hash_of_weights(folder: Path, beginning: bytes) -> str:
     return digest.hexdigest()[:8]
 
 
+def version(folder: Path) -> str:
+    """The version that a `Segmenter` of a checkpoint has, without loading its weights.
+
+    Raises:
+        CheckpointError: The folder is not a checkpoint.
+    """
+    config = PixelLMConfig.from_dict(read_config(folder))
+    return f"{Path(config.name).name}-{fingerprint(folder)}"
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json.
 

@@ -36,6 +36,16 @@ class Settings(BaseSettings):
         "", description="Where corrected images are kept, any URL fsspec knows; unset: in `DATA_DIR`."
     )
 
+    spool_dir: Path | None = Field(
+        None,
+        description="Folder in which webhooks wait while the database is unavailable, best on another disk; "
+        "unset: `inbox` in `DATA_DIR`.",
+    )
+    train_on: Literal["all", "reviewed"] = Field(
+        "all",
+        description="`reviewed`: only annotations that are ground truth or that a reviewer accepted.",
+    )
+
     @field_validator("redis_url")
     @classmethod
     def _is_redis(cls, url: str) -> str:

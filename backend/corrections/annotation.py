@@ -20,6 +20,8 @@ from backend.label_studio.strokes import paint
 from label_config import LabelConfig
 
 MAX_SIDE = 100_000  # pixels
+# A <Choices> control that the ready-made templates have: any of its choices says that all is marked.
+NOTHING_ELSE = "nothing_else"
 
 _MASK_TYPES = frozenset(["brush", "brushlabels", "bitmask", "bitmasklabels", "magicwand"])
 _POLYGON_TYPES = frozenset(["polygon", "polygonlabels"])
@@ -69,11 +71,11 @@ class Region:
 
 
 def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
-    """Read the masks of an annotation; without masks, it says that nothing is there.
+    """Read the masks of an annotation.
 
     Args:
-        result: The annotation's `result`. Texts of the prompt and answer controls are skipped, and so is what
-            is drawn on other images than the task's first one.
+        result: The annotation's `result`. Texts of the prompt and answer controls are skipped, and so are
+            choices of the control NOTHING_ELSE, and what is drawn on other images than the task's first one.
         config: The project's labeling configuration with the task's labels.
 
     Returns:
@@ -84,7 +86,7 @@ def read_regions(result: Sequence[Any], config: LabelConfig) -> list[Region]:
             several labels, or what was submitted in place of masks is not understood.
     """
     groups = _grouped([item for item in result if isinstance(item, dict) and item.get("type") != "relation"])
-    groups = [items for items in groups if not _is_own_text(items, config)]
+    groups = [items for items in groups if not _is_of_own_control(items, config)]
     here = [items for items in groups if _is_on_first_image(items, config)]
     with_mask = [(item, items) for items in here if (item := _mask_item(items)) is not None]
     regions = [_read_region(item, items) for item, items in with_mask]
@@ -117,9 +119,9 @@ def _grouped(items: _Items) -> list[_Items]:
     return groups
 
 
-def _is_own_text(items: _Items, config: LabelConfig) -> bool:
-    controls = {config.prompt, config.answer} - {None}
-    return any(item.get("type") == "textarea" and item.get("from_name") in controls for item in items)
+def _is_of_own_control(items: _Items, config: LabelConfig) -> bool:
+    own = {("textarea", config.prompt), ("textarea", config.answer), ("choices", NOTHING_ELSE)}
+    return any((item.get("type"), item.get("from_name")) in own for item in items)
 
 
 def _is_on_first_image(items: _Items, config: LabelConfig) -> bool:
@@ -161,7 +163,7 @@ def _check_understood(regions: list[Region], without_mask: list[_Items], config:
         if regions and all(item.get("from_name") in config.pointing for item in items):
             continue
         labels = _labels(items)
-        proposed = any(_source(item) for item in items)
+        proposed = any(proposal_of(item) for item in items)
         if not regions or proposed or not labels or not known_labels.isdisjoint(labels):
             raise UnreadableAnnotation(
                 f"it has a region of the type {items[0].get('type')}, and which of its pixels belong to the "
@@ -186,7 +188,7 @@ def _read_region(item: dict[str, Any], items: _Items) -> Region:
     mask = _read_mask(value, height, width)
     if not mask.any():
         raise UnreadableAnnotation("a region's mask has no pixels")
-    source = _source(item)
+    source = proposal_of(item)
     return Region(
         label=labels[0] if labels else None,
         mask=mask,
@@ -213,7 +215,7 @@ def _labels(items: _Items) -> list[str]:
     return list(labels)
 
 
-def _source(item: dict[str, Any]) -> dict[str, Any]:
+def proposal_of(item: dict[str, Any]) -> dict[str, Any]:
     """Return what `meta.pixellm` says about a proposed region; empty if it was not proposed."""
     meta = item.get("meta")
     source = meta.get("pixellm") if isinstance(meta, dict) else None

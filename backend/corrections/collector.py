@@ -7,9 +7,9 @@ the database, an older annotation never replaces a newer one, and what was delet
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 
 from redis import Redis
@@ -17,8 +17,15 @@ from sqlalchemy import select
 
 from backend.corrections.annotation import Region, UnreadableAnnotation, read_regions
 from backend.corrections.compare import ProposedAnswer, compare, targets_from_json
+from backend.corrections.evidence import (
+    annotator_of,
+    is_unseen,
+    read_evidence,
+    review_of,
+    seconds_spent,
+)
 from backend.corrections.training_turns import training_turns
-from backend.label_studio.client import LabelStudioClient
+from backend.label_studio.client import LabelStudioClient, LabelStudioUnavailable
 from backend.settings import BackendSettings
 from label_config import ConfigError, read_config
 from worker.images.decode import ImageError, decode
@@ -30,6 +37,12 @@ from worker.store import corrections as corrections_store
 from worker.store.tables import Correction, Event, Proposal, now
 
 log = logging.getLogger(__name__)
+
+UNSEEN = "nobody has looked at it: it is a copy of a prediction, and its masks are only the model's"
+EMPTY = (
+    "it has no masks, which may only have been forgotten; where nothing is there, choose "
+    '"Nothing more to mark" in the editor (the control nothing_else)'
+)
 
 
 @dataclass
@@ -86,12 +99,11 @@ class Collector:
         """
         match action:
             case "ANNOTATION_CREATED" | "ANNOTATION_UPDATED" | "ANNOTATIONS_CREATED":
-                annotations = [body["annotation"]] if "annotation" in body else body.get("annotations", [])
-                for annotation in annotations:
-                    task = self._task_of(annotation, body)
-                    self.store(annotation, task, str(project), str(_project_field(body, "label_config")))
+                self._store_all(body, str(project))
             case "ANNOTATIONS_DELETED":
                 self.forget([str(annotation["id"]) for annotation in body["annotations"]], str(project))
+            case "PROJECT_DELETED":
+                self.forget_project(str(project))
             case "TASKS_DELETED":
                 self.forget_tasks([str(task["id"]) for task in body["tasks"]], str(project))
             case _:  # START_TRAINING: the training was requested when the event was stored
@@ -118,25 +130,44 @@ class Collector:
             DatabaseUnavailable: The database cannot be used.
         """
         annotation_id, task_id = str(annotation["id"]), str(task["id"])
-        updated_at = datetime.fromisoformat(annotation["updated_at"])
-        with self.database.session() as session:
+        updated_at = _moment(annotation["updated_at"])
+        with self.database.read() as session:
             if not corrections_store.is_newer(session, annotation_id, task_id, updated_at):
                 return False
+            former = session.get(Correction, annotation_id)
+            former_image = former.image if former else None
         correction = Correction(
             annotation=annotation_id,
             project=project,
             task=task_id,
             status="skipped",
             updated_at=updated_at,
+            # What is not set would keep the value of the annotation's former state.
+            image=None,
+            width=None,
+            height=None,
             turns=[],
             outcomes=[],
-            effort_s=annotation.get("lead_time"),
+            model_version=None,
+            reason=None,
+            effort_s=seconds_spent(annotation),
+            annotator=annotator_of(annotation),
+            review=review_of(annotation),
             taken_at=now(),
         )
+        unreadable: UnreadableAnnotation | None = None
         if not annotation.get("was_cancelled"):
-            self._fill(correction, annotation["result"], task, label_config)
+            try:
+                self._fill(correction, annotation, task, label_config)
+            except UnreadableAnnotation as error:
+                # What it taught before is not its last word any more.
+                correction.status, correction.reason = "unreadable", str(error)
+                unreadable = error
         with self.database.session() as session:
             stored = corrections_store.store(session, correction)
+        self._delete_unused({former_image} - {correction.image} if stored else {correction.image})
+        if unreadable is not None:
+            raise unreadable
         if stored:
             log.info(
                 "project %s, task %s: annotation %s is %s, %d turns",
@@ -167,87 +198,74 @@ class Collector:
             ]
         corrections_store.delete_images(self.blobs, images)
 
-    def reconcile(self, project: str) -> dict[str, int]:
-        """Compare the corrections with Label Studio's annotations, and apply the missed changes.
-
-        Args:
-            project: The project's id.
-
-        Returns:
-            How many annotations were `seen`, `taken` because they were new, `deleted`, and `failed`.
-
-        Raises:
-            LabelStudioUnavailable: Label Studio does not answer; then nothing counts as deleted.
-            DatabaseUnavailable: The database cannot be used.
-        """
-        label_studio = self._label_studio()
-        label_config = str(label_studio.project(project)["label_config"])
-        counts = {"seen": 0, "taken": 0, "deleted": 0, "failed": 0}
-        seen = set()
-        started_at = now()
-        for task in label_studio.tasks(project):
-            for annotation in task.get("annotations", []):
-                counts["seen"] += 1
-                seen.add(str(annotation["id"]))
-                try:
-                    counts["taken"] += self.store(annotation, task, project, label_config)
-                except (UnreadableAnnotation, ConfigError, ImageError) as error:
-                    counts["failed"] += 1
-                    log.warning("annotation %s is not learned from: %s", annotation["id"], error)
+    def forget_project(self, project: str) -> None:
+        """Delete what a project's annotations taught, its proposals and its events."""
         with self.database.session() as session:
-            # An annotation that was stored while the pages were read may be on none of them.
-            known = session.scalars(
-                select(Correction.annotation).where(
-                    Correction.project == project,
-                    Correction.status != "deleted",
-                    Correction.taken_at < started_at,
-                )
-            ).all()
-        deleted = [annotation_id for annotation_id in known if annotation_id not in seen]
-        self.forget(deleted, project)
-        counts["deleted"] = len(deleted)
-        log.info("project %s is reconciled: %s", project, counts)
-        return counts
+            images = corrections_store.forget_project(session, project)
+        corrections_store.delete_images(self.blobs, images)
 
     def known_projects(self) -> list[str]:
         """Return the ids of all projects with events, proposals or corrections."""
-        with self.database.session() as session:
-            columns = (Event.project, Proposal.project, Correction.project)
+        with self.database.read() as session:
+            queries = (
+                select(Event.project).where(Event.action != "PROJECT_DELETED"),
+                select(Proposal.project),
+                select(Correction.project),
+            )
             projects = {
-                project
-                for column in columns
-                for project in session.scalars(select(column).distinct())
-                if project
+                project for query in queries for project in session.scalars(query.distinct()) if project
             }
         return sorted(projects)
 
     def count_new_corrections(self, project: str) -> int:
         """Return how many corrections the project's last training did not know."""
-        with self.database.session() as session:
+        with self.database.read() as session:
             last = runs.last_started(session, project)
             since = last.started_at if last else None
-            return len(corrections_store.training_corrections(session, project, since))
+            reviewed_only = self.settings.train_on == "reviewed"
+            return corrections_store.count_training_corrections(session, project, since, reviewed_only)
 
     def _request_training_if_due(self, project: str) -> None:
         threshold = self.settings.retrain_every
         if threshold and (new := self.count_new_corrections(project)) >= threshold:
             runs.request(self.database, self.connection, project, f"{new} new corrections")
 
+    def _store_all(self, body: dict[str, Any], project: str) -> None:
+        """Store the annotations of an event, one or many; one that fails does not keep the others back."""
+        annotations = body["annotation"]
+        errors: list[Exception] = []
+        for annotation in annotations if isinstance(annotations, list) else [annotations]:
+            try:
+                task = self._task_of(annotation, body)
+                self.store(annotation, task, project, str(_project_field(body, "label_config")))
+            except (UnreadableAnnotation, ConfigError, ImageError, LabelStudioUnavailable) as error:
+                errors.append(error)
+        if errors:
+            # One that another attempt may help comes first.
+            raise min(errors, key=lambda error: isinstance(error, UnreadableAnnotation | ConfigError))
+
     def _fill(
-        self, correction: Correction, result: Sequence[Any], task: dict[str, Any], label_config: str
+        self, correction: Correction, annotation: dict[str, Any], task: dict[str, Any], label_config: str
     ) -> None:
         """Fill in what the annotation teaches: status, turns, outcomes, and the image if there are turns."""
         task_data = task.get("data") or {}
         config = read_config(label_config).for_task(task_data)
-        regions = read_regions(result, config)
+        regions = read_regions(annotation["result"], config)
+        evidence = read_evidence(annotation)
         proposals = self._proposals(correction, regions)
-        outcomes = compare(regions, proposals, config, empty=not regions)
+        outcomes = compare(regions, proposals, config, evidence)
         correction.status = "labelled" if regions else "empty"
-        correction.turns = training_turns(outcomes, proposals)
         correction.outcomes = [outcome.as_json() for outcome in outcomes]
         used_jobs = {outcome.job for outcome in outcomes}
         correction.model_version = next((p.model_version for p in proposals if p.job in used_jobs), None)
-        if not correction.turns:
+        if regions and is_unseen(annotation, all(outcome.kind == "accepted" for outcome in outcomes)):
+            correction.status, correction.reason = "unseen", UNSEEN
+            return
+        turns, reasons = training_turns(outcomes, proposals, config, evidence)
+        if not regions and not evidence.nothing_else:
+            reasons.append(EMPTY)
+        correction.reason = "; ".join(reasons) or None
+        if not turns:
             return
         data = self.fetcher.read(str(config.image_of(task_data)), correction.task)
         width, height = decode(data, self.max_pixels).size
@@ -256,12 +274,20 @@ class Collector:
             raise UnreadableAnnotation(
                 f"its masks are of {mask_size} pixels, its image of {width} x {height}"
             )
+        correction.turns = turns
         correction.image, correction.width, correction.height = self.blobs.put(data), width, height
+
+    def _delete_unused(self, images: Iterable[str | None]) -> None:
+        """Delete those of these images that no correction needs."""
+        if candidates := [image for image in images if image]:
+            with self.database.read() as session:
+                unused = [image for image in candidates if not corrections_store.is_used(session, image)]
+            corrections_store.delete_images(self.blobs, unused)
 
     def _proposals(self, correction: Correction, regions: Sequence[Region]) -> list[ProposedAnswer]:
         """Return what was proposed in the task, and the proposals that the regions came from."""
         jobs = [region.job for region in regions if region.job]
-        with self.database.session() as session:
+        with self.database.read() as session:
             rows = corrections_store.proposals_of(session, correction.project, correction.task, jobs)
         return [
             ProposedAnswer(
@@ -279,8 +305,9 @@ class Collector:
         """Return the annotation's task: from the event if it is there, else from Label Studio."""
         task = body.get("task")
         task_id = _id_of(annotation.get("task"))
-        if isinstance(task, dict) and task.get("id") == task_id:
-            return task
+        for candidate in task if isinstance(task, list) else [task]:
+            if isinstance(candidate, dict) and candidate.get("id") == task_id:
+                return candidate
         return self._label_studio().task(str(task_id))
 
     def _label_studio(self) -> LabelStudioClient:
@@ -292,6 +319,12 @@ def _project_field(body: dict[str, Any], name: str) -> Any:
     if not isinstance(project, dict) or name not in project:
         raise UnreadableAnnotation(f"the event's project has no {name}")
     return project[name]
+
+
+def _moment(text: str) -> datetime:
+    """Parse a time; Label Studio's have a zone."""
+    moment = datetime.fromisoformat(text)
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _id_of(value: Any) -> Any:

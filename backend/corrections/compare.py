@@ -7,6 +7,9 @@ and target. Label Studio gives an accepted region whatever label is active in th
 
 A target shown by polygons has one for each part of its mask. They are compared as one mask. Polygons that
 nobody changed stand for the proposed mask, which they follow only roughly.
+
+A target without a mask is rejected only if `Evidence` says so. Otherwise it may only have been forgotten, or
+never been shown because of its low score, and its outcome is `open`.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from backend.corrections.annotation import Region
+from backend.corrections.evidence import Evidence
 from backend.label_studio.brush_rle import Mask
 from backend.prompts.shapes import region_ids
 from label_config import LabelConfig, labels_in_prompt, map_label
@@ -26,10 +30,13 @@ from worker.jobs.masks import from_rle
 
 # A mask that an editor has decoded and encoded without an edit may differ in a few pixels.
 UNCHANGED_IOU = 0.999
+# A mask that overlaps a target less is of another object.
+SAME_OBJECT_IOU = 0.1
 IOU_DECIMALS = 4
 UNNAMED = "object"  # the phrase for a region without a label
+NO_EVIDENCE = Evidence()
 
-OutcomeKind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected", "added", "hidden"]
+OutcomeKind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected", "open", "added"]
 
 
 @dataclass(frozen=True)
@@ -75,14 +82,14 @@ class Outcome:
     """What became of one target.
 
     Attributes:
-        kind: `accepted` as it was, `edited`, `relabelled`, `redrawn` by hand, `rejected`, `added` by hand, or
-            `hidden` if it was not shown, so that nothing is known of it.
+        kind: `accepted` as it was, `edited`, `relabelled`, `redrawn` by hand, `rejected`, `open` if it has no
+            mask and nobody knows why, or `added` by hand.
         phrase: What the target is called in training data.
         label: Its final label.
         prompt: The prompt it belongs to; None if there was none.
         proposed_label: The label that was proposed.
         iou: Of proposed and final mask; None if one of them is missing.
-        region: The final region; None if rejected or hidden.
+        region: The final region; None if rejected or open.
         job: The job that proposed it.
         index: Its place among the job's targets.
     """
@@ -123,55 +130,89 @@ def targets_from_json(targets: Sequence[dict[str, Any]]) -> tuple[ProposedTarget
 
 
 def compare(
-    regions: Sequence[Region], proposals: Sequence[ProposedAnswer], config: LabelConfig, empty: bool = False
+    regions: Sequence[Region],
+    proposals: Sequence[ProposedAnswer],
+    config: LabelConfig,
+    evidence: Evidence = NO_EVIDENCE,
 ) -> list[Outcome]:
-    """Return one outcome for each final region, and one for each proposed target without a region.
+    """Return one outcome for each final region, and for the proposed targets without a region.
 
-    If no target of a proposal is among the regions, the proposal has no outcomes: the annotator may have
-    looked at it and asked differently. A region drawn by hand replaces a missing target of the same label. If
-    a prompt asked for a label and got no mask of it, a region drawn by hand with this label belongs to that
-    prompt. A target that was not shown was not rejected: unless its label was drawn, it is `hidden`.
+    A region drawn by hand replaces a missing target of the same label that it overlaps, or that was rejected.
+    If a prompt asked for a label and got no mask of it, a region drawn by hand with this label belongs to
+    that prompt.
+
+    A proposal none of whose targets is among the regions has outcomes only if all were rejected, or for
+    targets that may be further objects of a label among the regions: the annotator may have looked at it and
+    asked differently.
 
     Args:
         regions: The annotation's masks.
         proposals: What was proposed in the task, oldest first.
         config: The project's labeling configuration.
-        empty: Whether the annotation is empty; then all proposed targets were rejected.
+        evidence: What the annotation says about targets without a region.
     """
     outcomes, drawn = _from_proposals(regions, proposals, config)
-    used: dict[str, set[int]] = {}
-    for outcome in outcomes:
-        if outcome.job is not None and outcome.index is not None:
-            used.setdefault(outcome.job, set()).add(outcome.index)
+    used = {(outcome.job, outcome.index) for outcome in outcomes}
+    missing: list[Outcome] = []
     for proposal in proposals:
-        used_targets = used.get(proposal.job, set())
         for index, target in enumerate(proposal.targets):
-            if index in used_targets or not target.mask.any():
+            if (proposal.job, index) in used or not target.mask.any():
                 continue
             label = map_label(target.phrase, config)
-            if target.hidden:
-                if (used_targets or empty) and not _is_drawn(label, drawn):
-                    outcomes.append(_not_shown(target, label, proposal, index))
-                continue
-            replacement = _replacement(target, label, drawn)
-            if replacement is not None:
-                drawn = [region for region in drawn if region is not replacement]
-            elif not (used_targets or empty):
-                continue
-            outcomes.append(
-                Outcome(
-                    kind="rejected" if replacement is None else "redrawn",
-                    phrase=target.phrase,
-                    label=label,
-                    prompt=proposal.prompt,
-                    proposed_label=label,
-                    iou=None if replacement is None else _iou(target.mask, replacement.mask),
-                    region=replacement,
-                    job=proposal.job,
-                    index=index,
-                )
+            rejected = evidence.rejects(proposal.job, index)
+            replacement = _replacement(target, label, drawn, 0.0 if rejected else SAME_OBJECT_IOU)
+            outcome = Outcome(
+                kind="rejected" if rejected else "open",
+                phrase=target.phrase,
+                label=label,
+                prompt=proposal.prompt,
+                proposed_label=label,
+                job=proposal.job,
+                index=index,
             )
-    return outcomes + _added(drawn, proposals, set(used), config)
+            if replacement is None:
+                missing.append(outcome)
+                continue
+            drawn = [region for region in drawn if region is not replacement]
+            iou = _iou(target.mask, replacement.mask)
+            outcomes.append(replace(outcome, kind="redrawn", iou=iou, region=replacement))
+    used_jobs = {outcome.job for outcome in outcomes if outcome.job is not None}
+    outcomes += _added(drawn, proposals, used_jobs, config)
+    return outcomes + _without_region(missing, outcomes, proposals)
+
+
+def _without_region(
+    missing: Sequence[Outcome], final: Sequence[Outcome], proposals: Sequence[ProposedAnswer]
+) -> list[Outcome]:
+    """Return the outcomes of targets without a region; those that say nothing are left out."""
+    masks = [(outcome.label, outcome.region.mask) for outcome in final if outcome.region is not None]
+    labels = {label for label, _ in masks}
+    used_jobs = {outcome.job for outcome in final}
+    outcomes: list[Outcome] = []
+    for proposal in proposals:
+        of_job = [outcome for outcome in missing if outcome.job == proposal.job]
+        covered = [outcome for outcome in of_job if _is_covered(outcome, proposal, masks)]
+        if proposal.job in used_jobs:
+            # What another prompt's mask covers belongs to this prompt's answer too, which lacks it then.
+            outcomes += [replace(one, kind="open") if one in covered else one for one in of_job]
+        elif not masks or all(outcome.label and outcome.label not in labels for outcome in of_job):
+            # There may be regions of the same thing from another prompt: a rejected mask denies only labels
+            # that the annotation has not.
+            outcomes += [outcome for outcome in of_job if outcome.kind == "rejected"]
+        else:
+            outcomes += [
+                outcome
+                for outcome in of_job
+                if outcome.kind == "open" and outcome.label in labels and outcome not in covered
+            ]
+    return outcomes
+
+
+def _is_covered(outcome: Outcome, proposal: ProposedAnswer, masks: Sequence[tuple[str | None, Mask]]) -> bool:
+    """Return whether the annotation has a mask of a target's object under the same label."""
+    assert outcome.index is not None
+    target = proposal.targets[outcome.index]
+    return any(label == outcome.label and _iou(target.mask, mask) >= SAME_OBJECT_IOU for label, mask in masks)
 
 
 def _from_proposals(
@@ -245,18 +286,17 @@ def _from_proposal(
     return Outcome(kind, phrase, label, prompt, proposed_label, iou, region, job, index)
 
 
-def _is_drawn(label: str | None, drawn: Sequence[Region]) -> bool:
-    return label is not None and any(region.label == label for region in drawn)
-
-
-def _not_shown(target: ProposedTarget, label: str | None, proposal: ProposedAnswer, index: int) -> Outcome:
-    return Outcome("hidden", target.phrase, label, proposal.prompt, label, job=proposal.job, index=index)
-
-
-def _replacement(target: ProposedTarget, label: str | None, drawn: Sequence[Region]) -> Region | None:
-    """Return the drawn region of the target's label that overlaps it most; None if there is none."""
-    candidates = [region for region in drawn if label is not None and region.label == label]
-    return max(candidates, key=lambda region: _iou(target.mask, region.mask), default=None)
+def _replacement(
+    target: ProposedTarget, label: str | None, drawn: Sequence[Region], min_iou: float
+) -> Region | None:
+    """Return the drawn region of the target's label that overlaps it most, by `min_iou` or more."""
+    ious = [
+        (_iou(target.mask, region.mask), number)
+        for number, region in enumerate(drawn)
+        if label is not None and region.label == label
+    ]
+    iou, number = max(ious, default=(-1.0, 0))
+    return drawn[number] if iou >= min_iou else None
 
 
 def _added(

@@ -5,37 +5,49 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import threading
+import time
+from collections.abc import Callable
 from datetime import timedelta
+from http.client import NOT_FOUND
 from typing import Literal
 
-from redis import Redis
-from rq import Queue
-from rq.job import Job
 from sqlalchemy import select
 
+from backend.corrections import housekeeping
 from backend.corrections.annotation import UnreadableAnnotation
-from backend.corrections.announce import announce
+from backend.corrections.announce import announce, unannounced
 from backend.corrections.collector import Collector
-from backend.corrections.webhook_inbox import WebhookInbox, enqueue_event
-from backend.job_names import ANNOUNCE_VERSION, CORRECTIONS_QUEUE
+from backend.corrections.reconcile import reconcile
+from backend.corrections.webhook_inbox import (
+    EVENT_TIMEOUT_S,
+    WebhookInbox,
+    enqueue_event,
+    spool_folder,
+    waiting_events,
+)
 from backend.label_studio.client import LabelStudioUnavailable
 from label_config import ConfigError
 from worker.images.decode import ImageError
-from worker.jobs.queue import QueueUnavailable
-from worker.store import Database, runs
-from worker.store.tables import Event, TrainingRun, now
+from worker.store import DatabaseUnavailable, runs
+from worker.store.registry import Registry
+from worker.store.tables import Event, now
 
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 12  # the last after an hour's pause; then `reconcile` or a person has to help
+MAX_UNEXPECTED = 4  # attempts that end with an error that nobody expects
+MAX_INTERRUPTED = 4  # attempts in a row that do not end: the event kills its process
 MAX_PAUSE_S = 3600
+INTERRUPTED = "its processing was ended from outside, by a signal or for want of memory"
 # A pending event that is older than this has no job any more.
 LOST_AFTER_S = 60
 MAX_REQUEUED = 1000
-ANNOUNCE_TIMEOUT_S = 3600
-ANNOUNCE_FAILURE_TTL_S = 60
 # Kinds of ImageError that another attempt cannot help.
 PERMANENT_IMAGE_ERRORS = ("reference", "address", "too_large", "format")
+ANNOUNCE_AGAIN_S = 600.0  # after a failure
+
+_announce_after: dict[str, float] = {}  # when an announcement that failed is tried again, by project
 
 
 @functools.cache
@@ -48,17 +60,27 @@ def process_event(event_id: int) -> None:
     """Apply a stored event.
 
     What cannot be done now is tried again later, with growing pauses; what can never be done is marked as
-    failed, with the reason.
+    failed, with the reason. An attempt is counted before it begins, so that an event that ends the process
+    is not tried for ever.
     """
     collector = get_collector()
-    with collector.database.session() as session:
+    with collector.database.session(durable=False) as session:
         event = session.get(Event, event_id)
-    if event is None or event.state != "pending":
-        return
+        if event is None or event.state != "pending":
+            return
+        if event.interrupted >= MAX_INTERRUPTED:
+            event.state, event.reason = "failed", INTERRUPTED
+            log.error("event %d (%s) is failed: %s", event_id, event.action, INTERRUPTED)
+            return
+        event.attempts += 1
+        event.interrupted += 1
+        event.due_at = now() + timedelta(seconds=EVENT_TIMEOUT_S)
     state, reason, pause_s = _apply(collector, event)
     with collector.database.session() as session:
-        event = session.get_one(Event, event_id)
-        event.state, event.reason, event.attempts = state, reason, event.attempts + 1
+        event = session.get(Event, event_id)
+        if event is None:  # its project was deleted
+            return
+        event.state, event.reason, event.interrupted = state, reason, 0
         event.due_at = now() + timedelta(seconds=pause_s)
         if state == "done":
             event.body = ""  # its content is in the other tables now
@@ -66,48 +88,66 @@ def process_event(event_id: int) -> None:
         log.warning("event %d (%s) is %s: %s", event_id, event.action, state, reason)
 
 
-def announce_version(run_id: int) -> None:
-    """Announce a promoted version in Label Studio; errors are only logged, since it serves anyway."""
-    collector = get_collector()
-    with collector.database.session() as session:
-        run = session.get_one(TrainingRun, run_id)
-        project, version = run.project, str(run.version)
-    try:
-        announce(collector.settings, collector.database, project, version)
-    except (LabelStudioUnavailable, ConfigError, QueueUnavailable) as error:
-        log.warning("project %s: %s is not announced in Label Studio: %s", project, version, error)
-    with collector.database.session() as session:
-        session.get_one(TrainingRun, run_id).announced_at = now()
-
-
 def requeue_overdue() -> None:
     """Queue what should have a job and has none.
 
-    These are events that the database or Redis could not take, events whose next attempt is due, trainings
-    whose job is lost, and promotions that are not announced.
+    These are events that the database or Redis could not take, events whose next attempt is due, and
+    trainings whose job is lost. Versions that are not announced are announced.
     """
     collector = get_collector()
-    inbox = WebhookInbox(collector.database, collector.connection, collector.settings.data_dir)
-    inbox.flush_spool()
-    with collector.database.session() as session:
+    inbox = WebhookInbox(collector.database, collector.connection, spool_folder(collector.settings))
+    try:
+        inbox.flush_spool()
+    except OSError as error:
+        log.warning("the events in the spool folder go on waiting: %s", error)
+    with collector.database.read() as session:
         retry_due = (Event.attempts > 0) & (Event.due_at <= now())
         lost = Event.due_at <= now() - timedelta(seconds=LOST_AFTER_S)
         query = select(Event.id).where(Event.state == "pending", retry_due | lost).order_by(Event.id)
         overdue = session.scalars(query.limit(MAX_REQUEUED)).all()
+    waiting = waiting_events(collector.connection)  # in a long queue, events grow old with their jobs
     for event_id in overdue:
-        enqueue_event(collector.connection, event_id)
+        if event_id not in waiting:
+            enqueue_event(collector.connection, event_id)
     runs.requeue(collector.database, collector.connection)
-    enqueue_announcements(collector.database, collector.connection)
+    for project in unannounced(Registry(collector.settings), collector.database):
+        if time.monotonic() >= _announce_after.get(project, 0.0):
+            run_in_background(f"announcing {project}", functools.partial(_announce, collector, project))
 
 
 def reconcile_all() -> None:
-    """Reconcile every known project with Label Studio."""
-    collector = get_collector()
+    """Begin to reconcile every known project with Label Studio."""
+    run_in_background("reconciling", functools.partial(reconcile_projects, get_collector()))
+
+
+def reconcile_projects(collector: Collector) -> None:
+    """Reconcile every known project with Label Studio; what fails in one keeps no other back."""
     for project in collector.known_projects():
         try:
-            collector.reconcile(project)
+            reconcile(collector, project)
         except LabelStudioUnavailable as error:
+            hint = ""
+            if error.status == NOT_FOUND:
+                hint = f" If it was deleted, run `python -m backend forget --project {project}`."
+            log.warning("project %s is not reconciled: %s%s", project, error, hint)
+        except ConfigError as error:
             log.warning("project %s is not reconciled: %s", project, error)
+
+
+def clean_up() -> None:
+    """Delete what nothing needs any more: old events, superseded proposals, images without a correction."""
+    collector = get_collector()
+    with collector.database.session() as session:
+        num_events, num_proposals = housekeeping.delete_old_rows(session)
+    num_images = housekeeping.delete_unowned_images(collector.database, collector.blobs)
+    log.info("deleted %d events, %d proposals and %d images", num_events, num_proposals, num_images)
+
+
+def run_in_background(name: str, function: Callable[[], None]) -> None:
+    """Run what takes long in a thread, so that no webhook waits for it; not twice at once by one name."""
+    if any(thread.name == name for thread in threading.enumerate()):
+        return
+    threading.Thread(target=_logged, args=(name, function), name=name, daemon=True).start()
 
 
 def train_all() -> None:
@@ -119,28 +159,16 @@ def train_all() -> None:
             runs.request(collector.database, collector.connection, project, reason)
 
 
-def enqueue_announcements(database: Database, connection: Redis) -> None:
-    """Queue the announcement of each promoted version that is not announced yet.
+def _announce(collector: Collector, project: str) -> None:
+    if not announce(collector.settings, collector.database, project):
+        _announce_after[project] = time.monotonic() + ANNOUNCE_AGAIN_S
 
-    Raises:
-        RedisError: Redis cannot be used.
-    """
-    queue = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json")
-    with database.session() as session:
-        promoted = session.scalars(
-            select(TrainingRun.id).where(TrainingRun.state == "promoted", TrainingRun.announced_at.is_(None))
-        ).all()
-    for run_id in promoted:
-        job_id = f"announce-{run_id}"
-        if not Job.exists(job_id, connection):
-            queue.enqueue_call(
-                ANNOUNCE_VERSION,
-                args=(run_id,),
-                job_id=job_id,
-                timeout=ANNOUNCE_TIMEOUT_S,
-                result_ttl=0,
-                failure_ttl=ANNOUNCE_FAILURE_TTL_S,
-            )
+
+def _logged(name: str, function: Callable[[], None]) -> None:
+    try:
+        function()
+    except Exception:  # nobody waits for this thread, and it runs again
+        log.exception("%s failed", name)
 
 
 def _apply(
@@ -151,12 +179,21 @@ def _apply(
         collector.apply(event.action, event.project, json.loads(event.body))
     except (ImageError, LabelStudioUnavailable) as error:
         permanent = isinstance(error, ImageError) and error.kind in PERMANENT_IMAGE_ERRORS
-        failed = permanent or event.attempts + 1 >= MAX_ATTEMPTS
-        pause_s = min(2.0**event.attempts, MAX_PAUSE_S)
-        return "failed" if failed else "pending", str(error), pause_s
+        failed = permanent or event.attempts >= MAX_ATTEMPTS
+        return "failed" if failed else "pending", str(error), _pause_s(event)
     except (UnreadableAnnotation, ConfigError) as error:
         return "failed", str(error), 0.0
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"the event is not what Label Studio sends ({type(error).__name__}: {error})"
         return "failed", reason, 0.0
+    except DatabaseUnavailable:
+        raise  # nothing can be recorded; `requeue_overdue` finds the event
+    except Exception as error:  # a time limit, a want of memory, a store that refuses: anything
+        log.exception("event %d", event.id)
+        reason = f"{type(error).__name__}: {error}"
+        return "failed" if event.attempts >= MAX_UNEXPECTED else "pending", reason, _pause_s(event)
     return "done", None, 0.0
+
+
+def _pause_s(event: Event) -> float:
+    return min(2.0 ** (event.attempts - 1), MAX_PAUSE_S)

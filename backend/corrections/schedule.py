@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
@@ -19,13 +20,14 @@ from redis.exceptions import RedisError
 from rq import Queue
 
 from backend.corrections.webhook_inbox import EVENT_TIMEOUT_S
-from backend.job_names import CORRECTIONS_QUEUE, RECONCILE_ALL, REQUEUE_OVERDUE, TRAIN_ALL
+from backend.job_names import CLEAN_UP, CORRECTIONS_QUEUE, RECONCILE_ALL, REQUEUE_OVERDUE, TRAIN_ALL
 from backend.settings import BackendSettings
 
 log = logging.getLogger(__name__)
 
 REQUEUE_EVERY_S = 20
-RECONCILE_TIMEOUT_S = 3600
+CLEAN_UP_EVERY_S = 3600
+CLEAN_UP_TIMEOUT_S = 600
 RETRY_PAUSE_S = 1.0
 TIMEZONE: Final = UTC
 
@@ -37,8 +39,14 @@ class CrontabTrigger(BaseTrigger):
     day of week both to match where cron wants either.
     """
 
-    def __init__(self, crontab: str) -> None:
-        self._crontab = crontab
+    def __init__(self, crontab: str, zone: tzinfo) -> None:
+        """Set up the trigger.
+
+        Args:
+            crontab: The expression.
+            zone: The time zone of its times.
+        """
+        self._crontab, self._zone = crontab, zone
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """Return the next time at which to fire.
@@ -48,9 +56,9 @@ class CrontabTrigger(BaseTrigger):
             now: The time to search from, with a timezone.
 
         Returns:
-            The first time of the expression after `now`, in its timezone.
+            The first time of the expression after `now`.
         """
-        next_time: datetime = croniter(self._crontab, now).get_next(datetime)
+        next_time: datetime = croniter(self._crontab, now.astimezone(self._zone)).get_next(datetime)
         return next_time
 
 
@@ -71,9 +79,11 @@ class Schedule:
         )
         self._add(REQUEUE_OVERDUE, IntervalTrigger(seconds=REQUEUE_EVERY_S), EVENT_TIMEOUT_S, at_start=True)
         if every_s := settings.reconcile_every_s:
-            self._add(RECONCILE_ALL, IntervalTrigger(seconds=every_s), RECONCILE_TIMEOUT_S, at_start=True)
+            self._add(RECONCILE_ALL, IntervalTrigger(seconds=every_s), EVENT_TIMEOUT_S, at_start=True)
+        self._add(CLEAN_UP, IntervalTrigger(seconds=CLEAN_UP_EVERY_S), CLEAN_UP_TIMEOUT_S)
         if crontab := settings.retrain_cron:
-            self._add(TRAIN_ALL, CrontabTrigger(crontab), EVENT_TIMEOUT_S)
+            zone = ZoneInfo(settings.retrain_timezone)
+            self._add(TRAIN_ALL, CrontabTrigger(crontab, zone), EVENT_TIMEOUT_S)
 
     def start(self) -> None:
         """Start queueing."""

@@ -1,61 +1,110 @@
-"""From outcomes to training data: what the model should have answered."""
+"""From outcomes to training data: what the model should have answered, where the annotation says it."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
 from backend.corrections.compare import Outcome, ProposedAnswer
+from backend.corrections.evidence import Evidence
+from label_config import LabelConfig, labels_in_prompt
 from worker.jobs.masks import to_rle
 
 TARGET_PLACEHOLDER = "{seg}"  # where an answer names a target; `pixellm_model.samples` reads it
+LEFT_OPEN = "{} was neither accepted nor, as far as is known, rejected"
+_DENIAL = re.compile(r"\b(?:no|not|none)\b", re.IGNORECASE)
+# What may stand before a name in a prompt that asks for all of that name.
+_REQUEST = re.compile(r"(?:(?:please|segment|find|mark|show|select) )?(?:all )?(?:the |an? )?", re.IGNORECASE)
+_PLACE = re.compile(r" in (?:this|the) (?:image|photo|picture)\W*$", re.IGNORECASE)
+_SEPARATORS = re.compile(r"[,;&+.?!]|\b(?:and|or|plus)\b", re.IGNORECASE)
 
 
-def training_turns(outcomes: Sequence[Outcome], proposals: Sequence[ProposedAnswer]) -> list[dict[str, Any]]:
+def training_turns(
+    outcomes: Sequence[Outcome],
+    proposals: Sequence[ProposedAnswer],
+    config: LabelConfig,
+    evidence: Evidence,
+) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the turns that an annotation teaches.
 
-    There is a turn for each prompt, with its final targets. For regions drawn by hand there is one more for
-    each label, "Segment the LABEL.", with all masks of the label.
-
-    A prompt whose answer had targets that were not shown has no turn, because one without them would deny
-    them. What is known of its other labels is taught like regions drawn by hand.
+    There is a turn for each prompt whose answer is known as a whole, with its final targets. For labels that
+    a person has drawn or chosen, and for plain labels in other prompts, there is one more, "Segment the
+    LABEL.", with all masks of the label.
 
     Args:
         outcomes: What `compare` returned.
         proposals: The same proposals that `compare` was given.
+        config: The project's labeling configuration.
+        evidence: What the annotation says about targets without a region.
 
     Returns:
-        JSON as `Correction.turns` stores it; masks are COCO RLE.
+        JSON as `Correction.turns` stores it, where masks are COCO RLE; and for each prompt or label that
+        teaches nothing, a sentence that says why.
     """
     by_job = {proposal.job: proposal for proposal in proposals}
-    turns = []
-    hidden = {(outcome.job, outcome.label) for outcome in outcomes if outcome.kind == "hidden"}
-    jobs_with_hidden = {job for job, _ in hidden}
+    turns, reasons = [], []
+    labels = {outcome.label: None for outcome in outcomes if outcome.kind in ("added", "relabelled")}
     for job in dict.fromkeys(outcome.job for outcome in outcomes if outcome.job is not None):
         of_job = sorted((o for o in outcomes if o.job == job), key=lambda o: o.index or 0)
         proposal = by_job.get(job)
         prompt = proposal.prompt if proposal else of_job[0].prompt
-        if not prompt or job in jobs_with_hidden:
+        if not prompt:
             continue
         final = [outcome for outcome in of_job if outcome.region is not None]
+        if objection := _objection(prompt, proposal, of_job, config, evidence):
+            if final:
+                reasons.append(f'"{prompt}": {objection}')
+            if _asks_plainly(prompt, config):
+                labels |= {outcome.label: None for outcome in final}
+            continue
         history = [list(turn) for turn in proposal.history] if proposal else []
         turns.append(_turn(prompt, history, _answer(proposal, of_job, final), final))
-    by_label = [
-        outcome
-        for outcome in outcomes
-        if outcome.kind == "added"
-        or (outcome.region and outcome.job in jobs_with_hidden and (outcome.job, outcome.label) not in hidden)
-    ]
-    for label in dict.fromkeys(outcome.label for outcome in by_label):
-        if label:
-            name = label.lower()
-            of_label = [
-                Outcome(o.kind, name, label, region=o.region)
-                for o in outcomes
-                if o.label == label and o.region is not None
-            ]
-            turns.append(_turn(f"Segment the {name}.", [], None, of_label))
-    return turns
+    for label in labels:
+        if not label:
+            continue
+        if any(outcome.kind == "open" and outcome.label == label for outcome in outcomes):
+            reasons.append(f'"{label}": {LEFT_OPEN.format("a proposed mask")}')
+            continue
+        name = label.lower()
+        of_label = [
+            Outcome(o.kind, name, label, region=o.region)
+            for o in outcomes
+            if o.label == label and o.region is not None
+        ]
+        turns.append(_turn(f"Segment the {name}.", [], None, of_label))
+    return turns, reasons
+
+
+def _objection(
+    prompt: str,
+    proposal: ProposedAnswer | None,
+    of_job: Sequence[Outcome],
+    config: LabelConfig,
+    evidence: Evidence,
+) -> str | None:
+    """Return why the final targets may not be the whole answer to a prompt; None if they are."""
+    missing = [outcome.phrase for outcome in of_job if outcome.kind == "open"]
+    if missing:
+        return LEFT_OPEN.format(f"a proposed mask ({', '.join(missing)})")
+    asked = labels_in_prompt(prompt, config)
+    if any(outcome.kind == "relabelled" and outcome.label not in asked for outcome in of_job):
+        return "its mask was given a label that the prompt does not name"
+    if evidence.nothing_else:
+        return None
+    by_hand = any(outcome.kind in ("relabelled", "added") for outcome in of_job)
+    denied = proposal is not None and _DENIAL.search(proposal.answer) is not None
+    all_found = bool(asked) and asked.keys() <= {o.label for o in of_job if o.region is not None}
+    if (by_hand or denied) and not (by_hand and all_found):
+        return "nobody has confirmed that the rest of what it asks for is absent"
+    return None
+
+
+def _asks_plainly(prompt: str, config: LabelConfig) -> bool:
+    """Return whether a prompt asks for labels by name and says nothing else about them."""
+    names = set(labels_in_prompt(prompt, config).values())
+    parts = [part.strip() for part in _SEPARATORS.split(_PLACE.sub("", prompt)) if part.strip()]
+    return all(_REQUEST.sub("", part, count=1).strip().lower() in names for part in parts)
 
 
 def _turn(prompt: str, history: list[list[str]], answer: str | None, final: list[Outcome]) -> dict[str, Any]:
@@ -76,8 +125,10 @@ def _answer(proposal: ProposedAnswer | None, of_job: list[Outcome], final: list[
     if not final:
         absent = " and ".join(dict.fromkeys(outcome.phrase for outcome in of_job))
         return f"There is no {absent} in this image."
-    changed = any(outcome.kind in ("relabelled", "added") for outcome in of_job)
-    if proposal is None or len(final) != len(proposal.targets) or changed:
+    relabelled = any(outcome.kind == "relabelled" for outcome in of_job)
+    if proposal is None or relabelled:
+        return None
+    if [outcome.index for outcome in final] != list(range(len(proposal.targets))):
         return None
     answer = proposal.answer
     for number in range(1, len(final) + 1):

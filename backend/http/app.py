@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from backend.corrections.webhook_inbox import WebhookInbox
+from backend.corrections.webhook_inbox import WebhookInbox, spool_folder
 from backend.http.auth import RequestAuth
 from backend.http.body import parse_body, read_body, read_bytes
 from backend.http.metrics import Metrics
@@ -31,10 +31,12 @@ from label_config.explain import explain
 from label_config.reader import has_controls
 from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
 from worker.store import Database, DatabaseUnavailable
+from worker.store.registry import PROJECT_NAME
 
 log = logging.getLogger(__name__)
 
 MODEL_CLASS = "PixelLM"
+WEBHOOK_PATIENCE_S = 2.0
 NOT_READY = "pixellm (loading)"
 
 
@@ -55,7 +57,7 @@ class WebhookRequest(BaseModel):
     def project_id(self) -> str | None:
         """The project's id, if the event has one."""
         number = self.project.get("id") if isinstance(self.project, dict) else self.project
-        return str(number) if isinstance(number, int | str) else None
+        return str(number) if PROJECT_NAME.fullmatch(str(number)) else None
 
 
 class Routes:
@@ -134,11 +136,17 @@ class Routes:
         """Store the event and respond at once; the collector processes it (`backend.corrections`).
 
         Raises:
-            HTTPException: 400 or 413 if the body cannot be used.
+            HTTPException: 400 or 413 if the body cannot be used; 503 if it cannot be stored anywhere.
         """
         body = await read_bytes(request, self._settings.max_body_bytes)
         event = await parse_body(body, WebhookRequest)
-        await asyncio.to_thread(self._inbox.store, event.action, event.project_id, body)
+        try:
+            await self._inbox.database.run(self._inbox.store, event.action, event.project_id, body)
+        except OSError as error:
+            log.error("a webhook is lost, since nothing can be written: %s", error)
+            raise HTTPException(
+                503, f"Neither the database nor the spool folder can be written: {error}"
+            ) from error
         log.info("webhook %s, project %s", event.action, event.project_id)
         return JSONResponse({"status": "ok"})
 
@@ -155,18 +163,21 @@ def create_app(settings: BackendSettings) -> Starlette:
     metrics = Metrics(queue)
     database = Database(settings)
     predictor = Predictor(settings, queue, database)
-    inbox = WebhookInbox(database, connect(settings.redis_url), settings.data_dir)
+    # Label Studio waits a second, and the spool folder is there for what the database does not take by then.
+    inbox_database = Database(settings, WEBHOOK_PATIENCE_S)
+    inbox = WebhookInbox(inbox_database, connect(settings.redis_url), spool_folder(settings))
     routes = Routes(settings, predictor, inbox, metrics)
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
         try:
-            await asyncio.to_thread(database.migrate)
+            await database.run(database.migrate)
         except DatabaseUnavailable as error:
             log.warning("%s", error)
         predictor.start()
         yield
         await predictor.aclose()
+        inbox_database.close()
         database.close()
 
     return Starlette(

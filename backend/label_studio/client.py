@@ -57,6 +57,15 @@ class LabelStudioClient:
         """Return a task with its data."""
         return self._read_object(f"/api/tasks/{task}/", "data")
 
+    def annotation(self, annotation: str) -> dict[str, Any] | None:
+        """Return an annotation; None if there is none with this id."""
+        try:
+            return self._read_object(f"/api/annotations/{annotation}/", "result")
+        except LabelStudioUnavailable as error:
+            if error.status == httpx.codes.NOT_FOUND:
+                return None
+            raise
+
     def tasks(
         self, project: str, *, details: bool = True, view: str | None = None
     ) -> Iterator[dict[str, Any]]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Collection
+
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 
 from backend.background import BackgroundTasks
 from worker.jobs.contract import SegmentJob, SegmentResult
@@ -41,8 +42,10 @@ class ProposalLog:
 
     async def _record(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:
         try:
-            await asyncio.to_thread(self._insert, job, result, hidden)
-        except DatabaseUnavailable as error:
+            await self._database.run(self._insert, job, result, hidden)
+        except IntegrityError:  # another backend recorded the same answer at the same time
+            log.debug("task %s: the proposal is recorded already", job.task)
+        except (DatabaseUnavailable, SQLAlchemyError) as error:
             log.warning("task %s: the proposal is not recorded: %s", job.task, error)
 
     def _insert(self, job: SegmentJob, result: SegmentResult, hidden: Collection[int]) -> None:

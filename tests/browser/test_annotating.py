@@ -102,6 +102,25 @@ def test_three_things_asked_in_turn_and_accepted_one_by_one(project: Project, ed
     assert [item["value"]["brushlabels"][0] for item in masks] == ["Other", "Book", "Other"]
 
 
+def test_what_was_rejected_is_denied_by_choice(project: Project, editor: Editor) -> None:
+    """The choice below the labels is submitted with the annotation, and asks nothing of the model."""
+    task = project.task(samples.PROVED)
+    editor.open(task)
+    editor.ask("the book")
+    editor.reject_all()
+    asked: list[str] = []
+    editor.page.on("request", lambda request: asked.append(request.url))
+    editor.page.get_by_text("Nothing more to mark").click()
+    editor.shot("chosen")
+    time.sleep(1)
+    assert not [url for url in asked if "interactive-annotating" in url]
+    editor.submit()
+    (annotation,) = project.label_studio.annotations(task)
+    (choice,) = [item for item in annotation["result"] if item["type"] == "choices"]
+    assert (choice["from_name"], choice["value"]["choices"]) == ("nothing_else", ["Nothing more to mark"])
+    assert not [item for item in annotation["result"] if item["type"] == "brushlabels"]
+
+
 def test_the_same_prompt_asked_again_is_answered_again(project: Project, editor: Editor) -> None:
     editor.open(project.task(samples.PROVED))
     first = editor.ask("the book")

@@ -34,7 +34,15 @@ CONFIG = """
   <Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="Sign"/><Label value="Lamp"/></BrushLabels>
   <TextArea name="answer" toName="image" smart="false"/>
+  <Choices name="nothing_else" toName="image"><Choice value="Nothing more to mark"/></Choices>
 </View>"""
+NOTHING_ELSE = {
+    "id": "nothing",
+    "from_name": "nothing_else",
+    "to_name": "image",
+    "type": "choices",
+    "value": {"choices": ["Nothing more to mark"]},
+}
 PROMPT = "the sign"
 SCENES = 26
 TRAINING_S = 420.0
@@ -67,7 +75,7 @@ class Loop:
             first["origin"] = "prediction-changed"
         else:
             first = drawn(truth)
-        return self.stack.label_studio.annotate(task, [first])
+        return self.stack.label_studio.annotate(task, [first, NOTHING_ELSE])
 
     def corrections(self, project: int) -> list[Correction]:
         with Database(self.settings).session() as session:
@@ -215,6 +223,31 @@ def test_what_was_missed_is_found_and_what_was_deleted_is_gone(loop: Loop) -> No
     assert now[str(missed)].turns[0]["prompt"] == "Segment the sign."
     assert len(now[str(changed)].turns[0]["targets"]) == 2
     assert now[str(kept)].status == now[str(dropped)].status == "deleted" and not now[str(kept)].turns
+
+
+def test_copies_of_predictions_and_masks_that_may_be_forgotten_teach_nothing(loop: Loop) -> None:
+    project, backend = loop.project("Copies")
+    label_studio = loop.stack.label_studio
+    forgotten, rejected = loop.scenes[:2]
+    for scene, result in ((forgotten, []), (rejected, [NOTHING_ELSE])):
+        task, regions = loop.ask(project, backend, scene)
+        assert regions
+        label_studio.annotate(task, result)
+    eventually(lambda: len(loop.corrections(project)) == 2, "both are understood", 60)
+    empty, denied = sorted(loop.corrections(project), key=lambda one: int(one.annotation))
+    assert not empty.turns and "may only have been forgotten" in (empty.reason or "")
+    assert [turn["targets"] for turn in denied.turns] == [[]]
+
+    label_studio.act(project, "retrieve_tasks_predictions")
+    eventually(
+        lambda: any(row["total_predictions"] for row in label_studio.tasks(project)), "predictions", 120
+    )
+    label_studio.act(project, "predictions_to_annotations")
+    eventually(lambda: len(loop.corrections(project)) > 2, "the copies are understood", 60)
+    by_id = {one.annotation: one for one in loop.corrections(project)}
+    copies = [one for number, one in by_id.items() if number not in (empty.annotation, denied.annotation)]
+    assert {one.status for one in copies} <= {"unseen", "empty"} and any(o.status == "unseen" for o in copies)
+    assert not any(one.turns for one in copies)
 
 
 def command(loop: Loop, *arguments: str) -> str:

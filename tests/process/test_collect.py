@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -20,7 +22,7 @@ from sqlalchemy import select
 
 from backend.corrections import jobs
 from backend.corrections.collector import Collector
-from backend.corrections.webhook_inbox import WebhookInbox
+from backend.corrections.webhook_inbox import WebhookInbox, spool_folder
 from backend.settings import BackendSettings
 from support.annotations import deletion, drawn, event, mask, picture
 from support.postgres import Postgres
@@ -32,8 +34,16 @@ from worker.jobs.queue import connect
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
 from worker.store.corrections import record_proposal
-from worker.store.tables import Base, Correction, Event, TrainingRun
+from worker.store.database import MIGRATIONS
+from worker.store.tables import Base, Correction, Event, Proposal, TrainingRun
 
+NOTHING_ELSE = {
+    "id": "n",
+    "from_name": "nothing_else",
+    "to_name": "image",
+    "type": "choices",
+    "value": {"choices": ["Nothing more to mark"]},
+}
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
@@ -77,7 +87,9 @@ def make(tmp_path: Path, redis_url: str, database_url: str = "", **options: Any)
 
 
 def inbox(collector: Collector, connection: Redis | None = None) -> WebhookInbox:
-    return WebhookInbox(collector.database, connection or collector.connection, collector.settings.data_dir)
+    return WebhookInbox(
+        collector.database, connection or collector.connection, spool_folder(collector.settings)
+    )
 
 
 def send(collector: Collector, *bodies: dict[str, Any]) -> None:
@@ -104,6 +116,17 @@ def events(collector: Collector) -> list[Event]:
 
 def test_the_tables_are_what_the_migrations_make(collector: Collector) -> None:
     with collector.database._engine.connect() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
+
+
+def test_every_migration_can_be_taken_back(collector: Collector) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    with collector.database._engine.connect() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+        command.upgrade(config, "head")
+        connection.commit()
         assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
 
@@ -201,12 +224,17 @@ def proposal(job: SegmentJob) -> SegmentResult:
     )
 
 
-def test_an_empty_annotation_rejects_what_was_proposed(collector: Collector) -> None:
+def test_only_an_explicit_choice_rejects_what_was_proposed(collector: Collector) -> None:
     job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
     with collector.database.session() as session:
         record_proposal(session, job, proposal(job))
         record_proposal(session, job, proposal(job))
     send(collector, event(6, []))
+    process_all(collector)
+    correction = corrections(collector)["6"]
+    assert (correction.turns, correction.image) == ([], None), "it may only have been forgotten"
+    assert "Nothing more to mark" in (correction.reason or "")
+    send(collector, event(6, [NOTHING_ELSE], "ANNOTATION_UPDATED", version=1))
     process_all(collector)
     correction = corrections(collector)["6"]
     assert correction.turns[0]["answer"] == "There is no cup in this image." and correction.image
@@ -214,15 +242,14 @@ def test_an_empty_annotation_rejects_what_was_proposed(collector: Collector) -> 
     assert [outcome["kind"] for outcome in correction.outcomes] == ["rejected"]
 
 
-def test_what_was_not_shown_is_not_rejected(collector: Collector) -> None:
+def test_what_is_hidden_is_recorded_as_it_was_last(collector: Collector) -> None:
     job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
-    with collector.database.session() as session:
-        record_proposal(session, job, proposal(job))
-        record_proposal(session, job, proposal(job), hidden=[0])
-    send(collector, event(6, []))
-    process_all(collector)
-    correction = corrections(collector)["6"]
-    assert correction.turns == [] and [outcome["kind"] for outcome in correction.outcomes] == ["hidden"]
+    for hidden in ([], [0], []):
+        with collector.database.session() as session:
+            record_proposal(session, job, proposal(job), hidden)
+        with collector.database.session() as session:
+            (row,) = session.scalars(select(Proposal))
+            assert [target.get("hidden", False) for target in row.targets] == [bool(hidden)]
 
 
 def test_a_replaced_mask_denies_nothing(collector: Collector) -> None:
@@ -230,10 +257,142 @@ def test_a_replaced_mask_denies_nothing(collector: Collector) -> None:
     with collector.database.session() as session:
         record_proposal(session, job, proposal(job))
     rectangle = {"type": "rectanglelabels", "value": {"x": 20, "y": 20, "width": 30, "height": 40}}
-    send(collector, event(6, [drawn() | rectangle]))
+    send(collector, event(6, [drawn()]))
     process_all(collector)
-    assert corrections(collector) == {}
-    assert "rectanglelabels" in (events(collector)[0].reason or "")
+    image = corrections(collector)["6"].image
+    assert image
+    send(collector, event(6, [drawn() | rectangle], "ANNOTATION_UPDATED", version=1))
+    process_all(collector)
+    correction = corrections(collector)["6"]
+    assert (correction.status, correction.turns, correction.image) == ("unreadable", [], None)
+    assert "rectanglelabels" in (correction.reason or "") and events(collector)[1].reason == correction.reason
+    with pytest.raises(FileNotFoundError):
+        collector.blobs.get(image)
+    send(collector, event(6, [drawn()], "ANNOTATION_UPDATED", version=2))
+    process_all(collector)
+    correction = corrections(collector)["6"]
+    assert (correction.status, correction.reason) == ("labelled", None)
+
+
+def from_predictions(*results: list[dict[str, Any]], **fields: Any) -> dict[str, Any]:
+    """What "Create annotations from predictions" sends: lists, and no time that was spent."""
+    bodies = [event(number, result, **fields) for number, result in enumerate(results, start=5)]
+    changes: dict[str, Any] = {"lead_time": None, "parent_prediction": 3, "prediction": {}, "completed_by": 1}
+    return bodies[0] | {
+        "action": "ANNOTATIONS_CREATED",
+        "annotation": [body["annotation"] | changes for body in bodies],
+        "task": [body["task"] for body in bodies],
+    }
+
+
+def proposed(prompt: str = "the cup") -> dict[str, Any]:
+    source = {"job": "seg-1", "target": 0, "prompt": prompt, "label": "Cup"}
+    return drawn(4) | {"id": "p", "origin": "prediction", "meta": {"pixellm": source}}
+
+
+def test_copies_of_predictions_teach_nothing_until_somebody_looks_at_them(collector: Collector) -> None:
+    send(collector, from_predictions([proposed()], [drawn()], [proposed()]))
+    process_all(collector)
+    assert [row.state for row in events(collector)] == ["done"]
+    found = corrections(collector)
+    assert [found[n].status for n in ("5", "6", "7")] == ["unseen"] * 3
+    assert all(not row.turns and "nobody has looked" in (row.reason or "") for row in found.values())
+    assert collector.count_new_corrections("1") == 0
+    looked_at = event(5, [proposed()], "ANNOTATION_UPDATED", version=1, lead_time=3.2, parent_prediction=3)
+    edited = proposed() | {"value": drawn(5)["value"], "origin": "prediction-changed"}
+    send(collector, looked_at, event(6, [edited], "ANNOTATION_UPDATED", version=1, parent_prediction=3))
+    process_all(collector)
+    found = corrections(collector)
+    assert [len(found[n].turns) for n in ("5", "6", "7")] == [1, 1, 0]
+
+
+@pytest.mark.parametrize("seconds", [None, 0.4])
+def test_masks_that_nobody_had_time_to_look_at_teach_nothing(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float | None
+) -> None:
+    collector = make(tmp_path, redis_url)
+    monkeypatch.setattr(jobs, "get_collector", lambda: collector)
+    send(collector, event(5, [proposed()], lead_time=seconds), event(6, [drawn()], lead_time=seconds))
+    process_all(collector)
+    found = corrections(collector)
+    assert (found["5"].status, found["6"].status) == ("unseen", "labelled"), "what was drawn was seen"
+
+
+def test_one_unreadable_annotation_of_many_keeps_no_other_back(collector: Collector) -> None:
+    body = from_predictions([drawn() | {"value": 3}], [drawn()])
+    send(collector, body)
+    process_all(collector)
+    found = corrections(collector)
+    assert (found["5"].status, found["6"].status) == ("unreadable", "unseen")
+    assert events(collector)[0].state == "failed"
+
+
+def test_who_made_it_and_what_a_reviewer_said_is_kept(collector: Collector) -> None:
+    send(
+        collector,
+        event(5, [drawn()], completed_by=7, ground_truth=True),
+        event(6, [drawn()], completed_by={"id": 8}, last_action="fixed_and_accepted"),
+        event(7, [drawn()], last_action="rejected", ground_truth=True),
+    )
+    process_all(collector)
+    found = corrections(collector)
+    assert [(found[n].annotator, found[n].review) for n in ("5", "6", "7")] == [
+        ("7", "ground_truth"),
+        ("8", "accepted"),
+        (None, "rejected"),
+    ]
+
+
+def test_a_picture_that_was_replaced_goes(collector: Collector) -> None:
+    send(collector, event(5, [drawn()], image=picture(1)), event(6, [drawn()], image=picture(2)))
+    process_all(collector)
+    first, shared = (corrections(collector)[n].image for n in ("5", "6"))
+    assert first and shared
+    send(collector, event(5, [drawn()], "ANNOTATION_UPDATED", version=1, image=picture(2)))
+    process_all(collector)
+    assert corrections(collector)["5"].image == shared
+    with pytest.raises(FileNotFoundError):
+        collector.blobs.get(first)
+    assert collector.blobs.get(shared)
+
+
+def test_a_picture_goes_that_was_read_while_its_annotation_was_deleted(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = collector.fetcher.read
+
+    def slow_read(reference: str, task: str | None = None) -> bytes:
+        send(collector, deletion(5))
+        jobs.process_event(2)
+        return read(reference, task)
+
+    monkeypatch.setattr(collector.fetcher, "read", slow_read)
+    send(collector, event(5, [drawn()]))
+    jobs.process_event(1)
+    assert corrections(collector)["5"].status == "deleted"
+    assert not [path for path in (collector.settings.data_dir / "images").rglob("*") if path.is_file()]
+
+
+def test_a_time_in_the_future_does_not_outlast_later_changes(collector: Collector) -> None:
+    future = event(5, [drawn()])
+    future["annotation"]["updated_at"] = "2999-01-01T00:00:00Z"
+    send(collector, future)
+    process_all(collector)
+    send(collector, event(5, [drawn(), drawn(9)], "ANNOTATION_UPDATED", version=1))
+    process_all(collector)
+    assert len(corrections(collector)["5"].turns[0]["targets"]) == 2
+
+
+@pytest.mark.parametrize("change", [{"updated_at": "0001-01-01T00:00:00+23:00"}, {"lead_time": {"a": [1]}}])
+def test_values_that_cannot_be_stored_are_told_or_left_out(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
+) -> None:
+    collector = make(tmp_path, redis_url)
+    monkeypatch.setattr(jobs, "get_collector", lambda: collector)
+    send(collector, event(5, [drawn()], **change))
+    process_all(collector)
+    (row,) = events(collector)
+    assert row.state == ("failed" if "updated_at" in change else "done"), row.reason
 
 
 def test_the_first_of_several_images_is_learned_from(collector: Collector) -> None:
@@ -294,7 +453,7 @@ def test_while_the_database_is_away_events_wait_in_files(collector: Collector, t
     with pytest.raises(DatabaseUnavailable, match="DATABASE_URL"):
         away.migrate()
     broken_inbox = inbox(collector)
-    broken_inbox._database = away
+    broken_inbox.database = away
     bodies = [event(number, [drawn()]) for number in (5, 6)]
     for body in bodies:
         broken_inbox.store(body["action"], "1", json.dumps(body).encode())

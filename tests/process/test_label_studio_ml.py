@@ -12,9 +12,14 @@ from pathlib import Path
 
 import httpx
 import pytest
+from sqlalchemy import select
 
+from support.annotations import deletion, drawn, event
 from support.backend import masks, payload, prompted, said
 from support.workers import ROOT, Workers, eventually
+from worker.settings import Settings
+from worker.store import Database
+from worker.store.tables import Event, Proposal
 
 pytestmark = [pytest.mark.isolated, pytest.mark.timeout(1800)]
 
@@ -71,7 +76,13 @@ def client(python: Path, redis_url: str, tmp_path: Path) -> Iterator[httpx.Clien
         process = subprocess.Popen(
             [str(python), "-c", SERVER, str(port), str(tmp_path)],
             cwd=tmp_path,
-            env=os.environ | {"REDIS_URL": redis_url, "PREDICT_WAIT_S": "20", "BATCH_WAIT_S": "20"},
+            env=os.environ
+            | {
+                "REDIS_URL": redis_url,
+                "DATA_DIR": str(tmp_path / "data"),
+                "PREDICT_WAIT_S": "20",
+                "BATCH_WAIT_S": "20",
+            },
             stdout=output,
             stderr=output,
         )
@@ -107,6 +118,33 @@ def test_setup_and_predictions(client: httpx.Client, workers: Workers) -> None:
     assert results(client, payload("empty_context")) == [{"result": []}]
     first, second = results(client, payload("batch"))
     assert len(masks(first)) == len(masks(second)) == 1
+
+
+def test_projects_and_webhooks_reach_the_loop(client: httpx.Client, workers: Workers, tmp_path: Path) -> None:
+    workers.start("patient")
+    eventually(lambda: any(w.state == "ready" for w in workers.queue.worker_status()), "a worker is ready")
+    setup = payload("setup") | {"schema": payload("prompt")["label_config"]}
+    assert client.post("/setup", json=setup).status_code == 200
+    database = Database(Settings(data_dir=tmp_path / "data"))
+    body = prompted("the circle")
+    body["tasks"][0]["project"] = 7
+    results(client, body)
+
+    def proposals() -> list[str]:
+        with database.read() as session:
+            return list(session.scalars(select(Proposal.project)))
+
+    eventually(lambda: proposals() == ["7"], "what was shown is recorded for the project")
+    for sent in (event(5, [drawn()], project=7), deletion(5, project=7)):
+        assert client.post("/webhook", json=sent).status_code == 201
+
+    def events() -> list[tuple[str, str | None]]:
+        with database.read() as session:
+            return sorted((row.action, row.project) for row in session.scalars(select(Event)))
+
+    eventually(
+        lambda: events() == [("ANNOTATIONS_DELETED", "7"), ("ANNOTATION_CREATED", "7")], "both are stored"
+    )
 
 
 def results(client: httpx.Client, body: dict[str, object]) -> list[dict[str, object]]:

@@ -24,9 +24,9 @@ from support.workers import ROOT, eventually, question
 from worker.jobs.queue import SegmentQueue, connect
 from worker.learning.job import Retraining
 from worker.learning.project_lock import ProjectLock
-from worker.learning.recipe import ReplayMix, recipe_for
+from worker.learning.recipe import ReplayMix, hash_of_files, recipe_for
 from worker.settings import WorkerSettings
-from worker.store import Database, runs
+from worker.store import Database, dataset, runs
 from worker.store.registry import Registry
 from worker.store.tables import TrainingRun
 
@@ -139,6 +139,26 @@ def test_a_killed_run_goes_on_where_it_was(corrected: Learner) -> None:
     again = corrected.verdict(corrected.request())
     assert again.state == "skipped" and "same corrections already" in (again.error or "")
 
+    # As if it had been killed between the publication and the promotion, and the gate had said yes.
+    promote(corrected, manifest.adapter)
+    with make(corrected.folder, corrected.redis_url).database.session() as session:
+        row = session.get_one(TrainingRun, number)
+        row.state, row.error = "failed", "its process was ended 4 times"
+    finished = corrected.verdict(corrected.request())
+    assert (finished.state, finished.version) == ("promoted", run.version), finished.error
+    pointer = Registry(corrected.settings).serving_pointer("1")
+    assert pointer and pointer.adapter == manifest.adapter
+    later = corrected.verdict(corrected.request())
+    assert later.state == "skipped", "it is finished once"
+
+
+def promote(learner: Learner, adapter: str) -> None:
+    """Make the gate's decision on a version a promotion."""
+    path = learner.settings.data_dir / "versions" / adapter / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["verdict"] |= {"promote": True, "why": "better"}
+    path.write_text(json.dumps(manifest))
+
 
 def is_running(process: int) -> bool:
     """Whether a process exists and is not a zombie."""
@@ -215,6 +235,52 @@ def test_a_run_goes_on_while_database_and_redis_are_away(
     run._progress(Progress(step=3, steps=9, loss=0.5, seconds_left=4.0))
     run._yield_to_annotators()
     assert "training 1 goes on" in caplog.text
+
+
+def test_a_deleted_picture_fails_no_training(
+    redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from backend.corrections import jobs
+
+    made = make(tmp_path, redis_url, retrain_every=0)
+    monkeypatch.setattr(jobs, "get_collector", lambda: made)
+    send(made, *(event(number, [drawn()]) for number in range(1, 4)))
+    process_all(made)
+    corrections = dataset.corrections_of(made.database, "1")
+    assert corrections[0].image
+    made.blobs.delete(corrections[0].image)
+    snapshot = dataset.freeze(corrections, made.blobs, tmp_path / "snapshots")
+    assert snapshot.train + snapshot.held_out == 2
+    assert len(list((snapshot.folder / "images").iterdir())) == 2
+    assert [path.name for path in (tmp_path / "snapshots").iterdir()] == [snapshot.hash]
+
+
+def test_other_replay_data_is_something_new_to_learn(tmp_path: Path) -> None:
+    scenes = few_scenes(tmp_path / "scenes")
+    before = hash_of_files(scenes)
+    assert hash_of_files(scenes) == before
+    (scenes / "dataset.json").write_text("[]")
+    assert hash_of_files(scenes) != before != hash_of_files(scenes / "dataset.json")
+
+
+def test_the_version_is_known_without_loading_the_model(tmp_path: Path) -> None:
+    from pixellm_model import Segmenter, checkpoint
+    from pixellm_model.engine.segmenter import MINI
+
+    folder = write_tiny(tmp_path / "tiny")
+    assert checkpoint.version(folder) == Segmenter.from_pretrained(folder, "cpu").version
+    assert checkpoint.version(MINI).startswith("pixellm-mini-")
+
+
+def test_an_unreadable_picture_does_not_shift_the_table(tmp_path: Path) -> None:
+    from worker.learning.candidate import read_readable
+
+    scenes = few_scenes(tmp_path / "scenes")
+    first, second = json.loads((scenes / "dataset.json").read_text())
+    broken = scenes / "images" / first["file_name"]
+    broken.write_bytes(broken.read_bytes()[:5000])
+    samples = read_readable(scenes, None)
+    assert [record.image.name for record in samples.records] == [second["file_name"]]
 
 
 def test_replay_alternates_with_corrections() -> None:

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
+from pydantic import ValidationError
 from redis.exceptions import ConnectionError as RedisConnectionError
 from rq import Queue, SimpleWorker
 
@@ -111,8 +113,17 @@ def test_closing_does_not_wait_for_redis(tmp_path: Path) -> None:
         ("0 2 1 * 6", datetime(2026, 11, 28, 2, tzinfo=UTC)),  # the first of a month or a Saturday
     ],
 )
-def test_trainings_run_at_the_times_of_cron_in_utc(crontab: str, following: datetime) -> None:
+def test_trainings_run_at_the_times_of_cron(crontab: str, following: datetime) -> None:
     thursday = datetime(2026, 11, 26, 12, tzinfo=UTC)
-    trigger = CrontabTrigger(crontab)
+    trigger = CrontabTrigger(crontab, UTC)
     assert trigger.get_next_fire_time(None, thursday) == following
     assert trigger.get_next_fire_time(following, following) > following
+
+
+def test_trainings_run_in_the_time_zone_of_the_setting() -> None:
+    trigger = CrontabTrigger("0 2 * * *", ZoneInfo("America/New_York"))
+    summer, winter = datetime(2026, 7, 1, 12, tzinfo=UTC), datetime(2026, 11, 26, 12, tzinfo=UTC)
+    assert trigger.get_next_fire_time(None, summer) == datetime(2026, 7, 2, 6, tzinfo=UTC)
+    assert trigger.get_next_fire_time(None, winter) == datetime(2026, 11, 27, 7, tzinfo=UTC)
+    with pytest.raises(ValidationError, match="is not a time zone"):
+        BackendSettings(retrain_timezone="Newyork")

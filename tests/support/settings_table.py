@@ -17,6 +17,7 @@ READ_BY = {
         *LABEL_STUDIO,
         *{"redis_url", "log_level", "result_ttl_s", "data_dir", "database_url"},
         *{"host", "port", "basic_auth_user", "basic_auth_pass", "webhook_secret", "max_body_bytes"},
+        *{"spool_dir"},
         *{"predict_wait_s", "batch_wait_s", "history_turns", "model_score_threshold", "min_region_share"},
     },
     "collector": {
@@ -26,6 +27,9 @@ READ_BY = {
         *{
             "retrain_every",
             "retrain_cron",
+            "retrain_timezone",
+            "train_on",
+            "spool_dir",
             "reconcile_every_s",
             "prelabel_tasks",
             "model_score_threshold",
@@ -42,7 +46,7 @@ READ_BY = {
     "learner": {
         *MODEL,
         *{"redis_url", "log_level", "data_dir", "database_url", "image_store_url"},
-        *{"retrain_recipe", "regression_data", "replay_data"},
+        *{"retrain_recipe", "regression_data", "replay_data", "train_on"},
         *{"gate_margin", "gate_regression", "gate_min_held_out"},
     },
 }

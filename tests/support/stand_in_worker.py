@@ -42,7 +42,7 @@ def hang_in_c() -> None:
 class ObedientModel:
     """Notes the prompts of each call in one line of RECORD, then does what they say."""
 
-    version = "stand-in-1"
+    version = os.environ.get("VERSION", "stand-in-1")
     follows_up = os.environ.get("FOLLOWS_UP", "1") == "1"
 
     def segment_batch(self, requests: Sequence[Request]) -> list[SimpleNamespace | PromptError]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from hypothesis.extra.numpy import arrays
 
 from backend.corrections.annotation import Region, UnreadableAnnotation, read_regions
 from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
+from backend.corrections.evidence import Evidence, read_evidence
 from backend.corrections.training_turns import training_turns
 from backend.label_studio.brush_rle import encode
 from backend.label_studio.strokes import paint
@@ -123,9 +125,20 @@ def choice(words: str, **changes: Any) -> dict[str, Any]:
     return item | changes
 
 
-def compared(*items: dict[str, Any], empty: bool = False) -> tuple[list[Any], list[dict[str, Any]]]:
-    outcomes = compare(read_regions(items, CONFIG), [PROPOSED], CONFIG, empty)
-    return outcomes, training_turns(outcomes, [PROPOSED])
+NOTHING_ELSE = choice("Nothing more to mark", from_name="nothing_else", id="n")
+
+
+def compared(*items: dict[str, Any]) -> tuple[list[Any], list[dict[str, Any]]]:
+    return learned(items, [PROPOSED])[:2]
+
+
+def learned(
+    items: Sequence[dict[str, Any]], proposals: list[ProposedAnswer], **fields: Any
+) -> tuple[list[Any], list[dict[str, Any]], list[str]]:
+    """Outcomes, turns, and why something is not learned."""
+    evidence = read_evidence({"result": items, **fields})
+    outcomes = compare(read_regions(items, CONFIG), proposals, CONFIG, evidence)
+    return outcomes, *training_turns(outcomes, proposals, CONFIG, evidence)
 
 
 def test_what_is_accepted_keeps_the_models_words_and_history() -> None:
@@ -153,13 +166,11 @@ def test_a_label_that_label_studio_overwrote_is_told_from_a_deliberate_one() -> 
         region(block(1), "Book", "prediction-changed"), region(block(10), "Book", index=1)
     )
     assert [(o.kind, o.label) for o in outcomes] == [("relabelled", "Book"), ("accepted", "Book")]
-    assert turn["answer"] is None and [t["phrase"] for t in turn["targets"]] == ["book", "book"]
+    assert turn["prompt"] == "Segment the book.", "whether there is another cup is not known"
+    assert [t["phrase"] for t in turn["targets"]] == ["book", "book"]
 
 
-def test_what_was_deleted_is_rejected_and_what_was_drawn_for_it_replaces_it() -> None:
-    outcomes, (turn,) = compared(region(block(1)))
-    assert [(o.kind, o.phrase) for o in outcomes] == [("accepted", "cup"), ("rejected", "book")]
-    assert len(turn["targets"]) == 1 and turn["answer"] is None
+def test_what_was_drawn_for_a_mask_replaces_it() -> None:
     drawn = region(block(12), "Book", "manual", None)
     outcomes, (turn,) = compared(region(block(1)), drawn)
     assert [o.kind for o in outcomes] == ["accepted", "redrawn"]
@@ -167,49 +178,105 @@ def test_what_was_deleted_is_rejected_and_what_was_drawn_for_it_replaces_it() ->
 
 
 def test_all_rejected_is_an_answer_too() -> None:
-    outcomes, (turn,) = compared(empty=True)
+    outcomes, (turn,) = compared(NOTHING_ELSE)
     assert {o.kind for o in outcomes} == {"rejected"}
     assert turn["targets"] == [] and turn["answer"] == "There is no cup and book in this image."
 
 
-def hiding(proposed: ProposedAnswer, index: int) -> ProposedAnswer:
-    """A proposal whose target at `index` was not shown, because of its low score."""
-    targets = list(proposed.targets)
-    targets[index] = replace(targets[index], hidden=True)
-    return replace(proposed, targets=tuple(targets))
+def test_a_mask_that_may_have_been_forgotten_denies_nothing() -> None:
+    outcomes, turns, reasons = learned([region(block(1))], [PROPOSED])
+    assert [(o.kind, o.phrase) for o in outcomes] == [("accepted", "cup"), ("open", "book")]
+    (turn,) = turns
+    assert turn["prompt"] == "Segment the cup.", "of what it asks for, only the cup is known"
+    assert reasons[0].startswith('"the cup and the book": a proposed mask (book) was neither accepted nor')
+    assert learned([], [PROPOSED]) == ([], [], []) == learned([text("answer", "cup is [1].")], [PROPOSED])
 
 
-def test_what_was_not_shown_is_not_rejected() -> None:
-    hidden = hiding(PROPOSED, 1)
-    outcomes = compare(read_regions([region(block(1))], CONFIG), [hidden], CONFIG)
-    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("hidden", "Book")]
-    (turn,) = training_turns(outcomes, [hidden])
-    assert turn["prompt"] == "Segment the cup.", "an answer without the book would deny it"
-    assert (from_rle(CocoRLE.model_validate(turn["targets"][0]["mask"])) == block(1)).all()
+def test_what_was_deleted_from_a_copied_prediction_was_rejected() -> None:
+    prediction = {"result": [region(block(1)), region(block(10), "Book", index=1)]}
+    outcomes, (turn,), _ = learned([region(block(1))], [PROPOSED], prediction=prediction)
+    assert [(o.kind, o.phrase) for o in outcomes] == [("accepted", "cup"), ("rejected", "book")]
+    assert turn["prompt"] == PROPOSED.prompt and len(turn["targets"]) == 1 and turn["answer"] is None
+    outcomes, _, _ = learned([region(block(1))], [PROPOSED], prediction={"result": [region(block(1))]})
+    assert [o.kind for o in outcomes] == ["accepted", "open"], "a mask that the prediction did not show"
 
 
-def test_nothing_is_learned_where_only_hidden_targets_are_left() -> None:
-    for hidden in (hiding(PROPOSED, 1), hiding(hiding(PROPOSED, 0), 1)):
-        outcomes = compare([], [hidden], CONFIG, empty=True)
-        assert "hidden" in {o.kind for o in outcomes} and training_turns(outcomes, [hidden]) == []
+def test_the_choice_that_nothing_is_missing_rejects_the_rest() -> None:
+    outcomes, (turn,), _ = learned([region(block(1)), NOTHING_ELSE], [PROPOSED])
+    assert [o.kind for o in outcomes] == ["accepted", "rejected"]
+    assert turn["prompt"] == PROPOSED.prompt and len(turn["targets"]) == 1
 
 
-def test_of_two_things_with_one_label_a_hidden_one_keeps_both_unlearned() -> None:
-    cups = (PROPOSED.targets[0], ProposedTarget("small cup", block(10), 0.1, hidden=True))
-    proposed = replace(PROPOSED, prompt="the cups", answer="cup is [1] and small cup is [2].", targets=cups)
-    outcomes = compare(read_regions([region(block(1))], CONFIG), [proposed], CONFIG)
-    assert [o.kind for o in outcomes] == ["accepted", "hidden"]
-    assert training_turns(outcomes, [proposed]) == []
+def test_a_prompt_that_was_asked_in_other_words_denies_nothing() -> None:
+    mug = ProposedAnswer("seg-2", "the mug", "mug is [1].", (ProposedTarget("cup", block(18)),))
+    accepted = region(block(1), index=0)
+    outcomes, turns, _ = learned([accepted, NOTHING_ELSE], [mug, PROPOSED])
+    assert [turn["prompt"] for turn in turns] == [PROPOSED.prompt]
+    assert "seg-2" not in [o.job for o in outcomes]
 
 
-def test_what_was_drawn_for_a_hidden_target_completes_the_answer() -> None:
-    hidden = hiding(PROPOSED, 1)
-    regions = read_regions([region(block(1)), region(block(12), "Book", "manual", None)], CONFIG)
-    outcomes = compare(regions, [hidden], CONFIG)
-    assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", hidden.prompt), ("added", hidden.prompt)]
-    asked, named = training_turns(outcomes, [hidden])
-    assert [target["phrase"] for target in asked["targets"]] == ["cup", "book"]
-    assert named["prompt"] == "Segment the book."
+def test_what_another_prompt_found_belongs_to_the_first_one_too() -> None:
+    """Whatever is chosen: the first prompt asks for both cups, and its answer here has one."""
+    cups = ProposedAnswer(
+        "seg-1", "the cups", "cups are [1] and [2].", tuple(ProposedTarget("cup", block(x)) for x in (1, 10))
+    )
+    right = ProposedAnswer("seg-2", "the right cup", "cup is [1].", (ProposedTarget("cup", block(10)),))
+    other = region(block(10), index=0)
+    other["meta"] = {"pixellm": {"job": "seg-2", "target": 0, "prompt": right.prompt, "label": "Cup"}}
+    _, turns, _ = learned([region(block(1)), other | {"id": "x"}, NOTHING_ELSE], [cups, right])
+    assert [turn["prompt"] for turn in turns] == ["the right cup"]
+
+
+def test_the_models_own_denial_is_not_confirmed_by_accepting_the_rest() -> None:
+    half = replace(
+        PROPOSED, answer="cup is [1]. There is no book in this image.", targets=PROPOSED.targets[:1]
+    )
+    _, (turn,), reasons = learned([region(block(1))], [half])
+    assert turn["prompt"] == "Segment the cup." and "absent" in reasons[0]
+    _, (turn,), reasons = learned([region(block(1)), NOTHING_ELSE], [half])
+    assert turn["answer"] == "cup is {seg}. There is no book in this image." and not reasons
+    # What is said about it beyond its name is not known of its label.
+    half = replace(half, prompt="the cup on the left and the book")
+    _, turns, reasons = learned([region(block(1))], [half])
+    assert not turns and len(reasons) == 1
+
+
+def test_one_of_two_that_were_asked_for_is_not_the_whole_answer() -> None:
+    none = ProposedAnswer("seg-2", PROPOSED.prompt, "There is no cup and no book in this image.", ())
+    _, turns, _ = learned([region(block(1), origin="manual", index=None)], [none])
+    assert [turn["prompt"] for turn in turns] == ["Segment the cup."]
+
+
+def test_a_mask_drawn_beside_one_that_may_have_been_forgotten_is_not_all_there_is() -> None:
+    drawn = region(block(18), "Cup", "manual", None)
+    outcomes, turns, reasons = learned([drawn], [PROPOSED])
+    assert [o.kind for o in outcomes] == ["added", "open"] and turns == [] and '"Cup"' in reasons[0]
+    _, turns, _ = learned([drawn, NOTHING_ELSE], [PROPOSED])
+    assert [len(turn["targets"]) for turn in turns] == [1]
+
+
+def test_one_mask_in_place_of_two_leaves_the_other_open() -> None:
+    outcomes, turns, _ = learned([region(block(2), "Cup", "manual", None)], [PROPOSED])
+    assert [o.kind for o in outcomes] == ["redrawn", "open"]
+    assert [turn["prompt"] for turn in turns] == ["Segment the cup."]
+
+
+def test_the_models_words_are_kept_only_about_its_own_masks() -> None:
+    dogs = ProposedAnswer(
+        "seg-1",
+        "the books and the cup",
+        "The books are [1] and [2].",
+        tuple(ProposedTarget("books", block(x)) for x in (1, 10)),
+    )
+    drawn = region(block(18), "Cup", "manual", None)
+    _, turns, _ = learned([region(block(1), "Book"), drawn, NOTHING_ELSE], [dogs])
+    assert [t["phrase"] for t in turns[0]["targets"]] == ["books", "cup"] and turns[0]["answer"] is None
+
+
+def test_a_mask_of_something_else_does_not_answer_the_prompt() -> None:
+    cup = replace(PROPOSED, prompt="the cup", answer="cup is [1].", targets=PROPOSED.targets[:1])
+    _, turns, _ = learned([region(block(1), "Book", "prediction-changed"), NOTHING_ELSE], [cup])
+    assert [turn["prompt"] for turn in turns] == ["Segment the book."]
 
 
 def test_a_prompt_whose_masks_were_never_taken_says_nothing() -> None:
@@ -230,7 +297,7 @@ def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
     by_hand = read_regions([region(block(1), origin="manual", index=None)], CONFIG)
     outcomes = compare(by_hand, [denied], CONFIG)
     assert [(o.kind, o.prompt, o.phrase) for o in outcomes] == [("added", denied.prompt, "cups")]
-    asked, named = training_turns(outcomes, [denied])
+    asked, named = training_turns(outcomes, [denied], CONFIG, Evidence())[0]
     assert asked["prompt"] == denied.prompt and asked["answer"] is None
     assert [target["phrase"] for target in asked["targets"]] == ["cups"]
     assert named["prompt"] == "Segment the cup."
@@ -239,6 +306,27 @@ def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
     later = ProposedAnswer("seg-3", "the cup", "There is no cup in this image.", ())
     other = ProposedAnswer("seg-4", "the book beside the cup", "There is no book in this image.", ())
     assert [o.job for o in compare(by_hand, [denied, later, other], CONFIG)] == ["seg-3"]
+
+
+def test_what_was_not_shown_is_not_rejected() -> None:
+    cup, book = PROPOSED.targets
+    proposed = replace(PROPOSED, targets=(cup, replace(book, hidden=True)))
+    accepted = region(block(1))
+    outcomes, (turn,), _ = learned([accepted], [proposed], prediction={"result": [accepted]})
+    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("open", "Book")]
+    assert turn["prompt"] == "Segment the cup.", "an answer without the book would deny it"
+    # The annotation began as a copy without any mask, since both scores were too low.
+    proposed = replace(proposed, targets=tuple(replace(target, hidden=True) for target in PROPOSED.targets))
+    assert learned([], [proposed], prediction={"result": []})[:2] == ([], [])
+
+
+def test_what_was_not_shown_does_not_count_as_an_answer() -> None:
+    hidden = replace(PROPOSED.targets[1], hidden=True)
+    asked = replace(PROPOSED, prompt="the book", answer="book is [1].", targets=(hidden,))
+    by_hand = region(block(12), "Book", "manual", None)
+    assert [(o.kind, o.job) for o in learned([by_hand], [asked])[0]] == [("redrawn", "seg-1")]
+    elsewhere = region(block(18), "Book", "manual", None)
+    assert ("added", "seg-1") in {(o.kind, o.job) for o in learned([elsewhere], [asked])[0]}
 
 
 def test_half_an_answer_is_completed_by_hand() -> None:
@@ -251,18 +339,8 @@ def test_half_an_answer_is_completed_by_hand() -> None:
     regions = read_regions([region(block(1)), region(block(12), "Book", "manual", None)], CONFIG)
     outcomes = compare(regions, [half], CONFIG)
     assert [(o.kind, o.prompt) for o in outcomes] == [("accepted", half.prompt), ("added", half.prompt)]
-    first, _ = training_turns(outcomes, [half])
+    first, _ = training_turns(outcomes, [half], CONFIG, Evidence())[0]
     assert first["answer"] is None and [t["phrase"] for t in first["targets"]] == ["cup", "book"]
-
-
-def test_the_models_words_are_not_kept_for_masks_in_another_order() -> None:
-    cup, book = PROPOSED.targets
-    nothing = replace(book, mask=np.zeros_like(book.mask))
-    proposed = replace(PROPOSED, answer="book is [1] and cup is [2].", targets=(nothing, cup))
-    by_hand = region(block(12), "Book", "manual", None)
-    regions = read_regions([region(block(1), index=1) | {"meta": {}}, by_hand], CONFIG)
-    (asked, _) = training_turns(compare(regions, [proposed], CONFIG), [proposed])
-    assert [target["phrase"] for target in asked["targets"]] == ["cup", "book"] and asked["answer"] is None
 
 
 def test_regions_are_known_by_id_where_meta_is_gone() -> None:
@@ -274,7 +352,7 @@ def test_regions_are_known_by_id_where_meta_is_gone() -> None:
 
 def test_an_unknown_proposal_still_gives_prompt_and_label() -> None:
     outcomes = compare(read_regions([region(block(1), "Book")], CONFIG), [], CONFIG)
-    (turn,) = training_turns(outcomes, [])
+    (turn,) = training_turns(outcomes, [], CONFIG, Evidence())[0]
     assert outcomes[0].iou is None and outcomes[0].label == "Cup"
     assert turn["prompt"] == PROPOSED.prompt and turn["targets"][0]["phrase"] == "cup"
 

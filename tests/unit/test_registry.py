@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
@@ -11,39 +12,17 @@ from PIL import Image
 from pixellm_model import Picture
 from pixellm_model.errors import CheckpointError
 from support.stand_in_worker import ObedientModel
+from support.versions import BASE, publish
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.serving.engine import Engine
 from worker.serving.versions import Versions
 from worker.settings import Settings
 from worker.store.registry import Registry, RegistryError
 
-BASE = "stand-in-1"
-
 
 @pytest.fixture
 def registry(tmp_path: Path) -> Registry:
     return Registry(Settings(data_dir=tmp_path / "data"))
-
-
-def publish(registry: Registry, tmp_path: Path, adapter: str, base: str = BASE) -> str:
-    folder = tmp_path / f"made-{adapter}"
-    folder.mkdir(exist_ok=True)
-    (folder / "adapter.json").write_text("{}")
-    (folder / "adapter_model.safetensors").write_bytes(adapter.encode())
-    manifest = registry.publish(
-        folder,
-        {
-            "adapter": adapter,
-            "base": base,
-            "parent": base,
-            "project": "7",
-            "snapshot": "s",
-            "recipe": {},
-            "metrics": {},
-            "verdict": {"promote": True, "why": "better"},
-        },
-    )
-    return manifest.name
 
 
 def test_promoted_versions_serve_and_go_back_in_order(registry: Registry, tmp_path: Path) -> None:
@@ -99,6 +78,20 @@ def test_an_interrupted_publication_leaves_nothing(
     assert registry.versions() == [] and not list((tmp_path / "data" / "versions").iterdir())
     monkeypatch.undo()
     assert publish(registry, tmp_path, "aaaa") == publish(registry, tmp_path, "aaaa")
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_publication(
+    registry: Registry, tmp_path: Path
+) -> None:
+    publish(registry, tmp_path, "aaaa")
+    versions = tmp_path / "data" / "versions"
+    old, young = versions / ".publishing-old", versions / ".publishing-young"
+    for folder in (old, young):
+        folder.mkdir()
+        (folder / "adapter.json").write_text("{}")
+    os.utime(old, (0, 0))
+    publish(registry, tmp_path, "bbbb")
+    assert not old.exists() and young.exists() and len(registry.versions()) == 2
 
 
 def test_many_promote_at_once_and_none_is_lost(registry: Registry, tmp_path: Path) -> None:

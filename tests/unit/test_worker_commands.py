@@ -112,7 +112,7 @@ def test_an_export_over_a_file_is_one_sentence(
 ) -> None:
     (tmp_path / "file").write_text("precious")
     monkeypatch.setenv("DATA_DIR", str(tmp_path))
-    monkeypatch.setattr(dataset, "corrections_of", lambda database, project: ["a correction"])
+    monkeypatch.setattr(dataset, "corrections_of", lambda database, project, reviewed_only: ["a correction"])
     monkeypatch.setattr(dataset, "export_muse", lambda corrections, blobs, folder: folder.mkdir())
     arguments = ["dataset", "export", "--project", "1", "--out"]
     assert command_line.main([*arguments, str(tmp_path / "file")]) == 1

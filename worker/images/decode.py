@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from PIL import Image
+from rq.timeouts import JobTimeoutException
 
 from pixellm_model import image_file
 
@@ -37,12 +38,15 @@ def decode(data: bytes, max_pixels: int) -> Image.Image:
         The picture, upright, mode RGB.
 
     Raises:
+        JobTimeoutException: The time of the RQ job is up.
         ImageError: Of kind `format` for a damaged file or another format than
             `pixellm_model.image_file.FORMATS`, of kind `too_large` for more than `max_pixels`.
     """
     try:
         return image_file.decode(data, max_pixels)
     except image_file.ImageFileError as error:
+        if isinstance(error.__cause__, JobTimeoutException):  # the job's time is up, the image may be sound
+            raise error.__cause__ from None
         message = str(error)
         if error.kind == "too_large":
             message = f"{message.removesuffix('.')} (MAX_IMAGE_PIXELS)."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,11 +12,14 @@ from typing import Any
 from pixellm_model import Segmenter
 from pixellm_model.adapter import interpolate
 from pixellm_model.data import SampleSet, read_samples
+from pixellm_model.errors import DataError
 from pixellm_model.measuring.evaluation import Evaluation, evaluate
 from worker.learning.gate import Pair, Rules, judge, regression_loss
 from worker.settings import WorkerSettings
 from worker.store.dataset import Snapshot
 from worker.store.registry import QUESTIONS
+
+log = logging.getLogger(__name__)
 
 REGRESSION = Path(__file__).parent / "regression"
 # Shares of what was learned, tried in this order until the regression set allows one.
@@ -70,8 +74,8 @@ class CandidateEvaluation:
         """
         self._rules = Rules(settings.gate_margin, settings.gate_regression, settings.gate_min_held_out)
         self._base, self._serving, self._pause = base, serving, pause
-        self._regression = _read(settings.regression_data or REGRESSION, None)
-        self._held_out = _read(snapshot.folder, "held_out") if snapshot.held_out else None
+        self._regression = read_readable(settings.regression_data or REGRESSION, None)
+        self._held_out = read_readable(snapshot.folder, "held_out") if snapshot.held_out else None
 
     def choose_share(self, adapter_folder: Path, out: Path) -> Evaluated:
         """Choose how much of what an adapter learned is kept, and judge the result.
@@ -120,10 +124,28 @@ class CandidateEvaluation:
         return evaluate(segmenter, samples, on_answer=lambda *_: self._pause())
 
 
-def _read(path: Path, split: str | None) -> SampleSet:
+def read_readable(path: Path, split: str | None) -> SampleSet:
+    """Read the records of a data set whose images can be read.
+
+    Args:
+        path: The data set.
+        split: Only records of this split.
+
+    Raises:
+        DataError: The data set cannot be read.
+    """
     samples = read_samples(path, split=split)
     assert isinstance(samples, SampleSet)
-    return samples
+    # Evaluations number what they can read: with these records left out, those are the records' numbers.
+    readable = []
+    for record in samples.records:
+        try:
+            record.sample()
+        except DataError as error:
+            log.warning("left out of the evaluation: %s", error)
+        else:
+            readable.append(record)
+    return SampleSet(readable, samples.skipped)
 
 
 def _pairs(samples: SampleSet, before: Evaluation, after: Evaluation) -> list[Pair]:

@@ -18,11 +18,12 @@ from sqlalchemy import select
 
 from pixellm_model.masks import mask_box
 from worker.images.decode import decode
-from worker.jobs.queue import connect
+from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
 from worker.settings import WorkerSettings
 from worker.startup import EXIT_FAILED
 from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
-from worker.store.registry import QUESTIONS, Registry, RegistryError, split_name
+from worker.store.agreement import other_opinions
+from worker.store.registry import QUESTIONS, Manifest, Registry, RegistryError, is_of_base, split_name
 from worker.store.tables import Correction, TrainingRun
 
 POLL_EVERY_S = 1.0
@@ -41,7 +42,7 @@ def run_command(command: Command, settings: WorkerSettings, arguments: argparse.
     """Run a command.
 
     These errors end it with one sentence on standard error: CommandError, RegistryError, DatabaseUnavailable,
-    RedisError, OSError and ValueError. Others are defects and are raised.
+    QueueUnavailable, RedisError, OSError and ValueError. Others are defects and are raised.
 
     Args:
         command: A function of this module.
@@ -57,6 +58,7 @@ def run_command(command: Command, settings: WorkerSettings, arguments: argparse.
         CommandError,
         RegistryError,
         DatabaseUnavailable,
+        QueueUnavailable,
         RedisError,
         OSError,
         ValueError,
@@ -77,7 +79,8 @@ def dataset_export(settings: WorkerSettings, arguments: argparse.Namespace) -> N
     Raises:
         CommandError: The project has no corrections, or `--out` is a file or a folder that is not empty.
     """
-    corrections = dataset.corrections_of(_open_database(settings), arguments.project)
+    reviewed_only = settings.train_on == "reviewed"
+    corrections = dataset.corrections_of(_open_database(settings), arguments.project, reviewed_only)
     if not corrections:
         raise CommandError(f"Project {arguments.project} has no corrections to export.")
     if arguments.out.is_file():
@@ -101,7 +104,8 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
     Raises:
         CommandError: The annotation is not known.
     """
-    with _open_database(settings).session() as session:
+    database = _open_database(settings)
+    with database.read() as session:
         correction = session.get(Correction, arguments.annotation)
     if correction is None:
         raise CommandError(f"Nothing is known of annotation {arguments.annotation}.")
@@ -109,7 +113,8 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
     print(
         f"annotation {correction.annotation}, task {correction.task}, project {correction.project}: "
         f"{correction.status}, as of {correction.updated_at:%Y-%m-%d %H:%M:%S}, "
-        f"model {correction.model_version or 'unknown'}, split {split}"
+        f"model {correction.model_version or 'unknown'}, split {split}, "
+        f"by user {correction.annotator or 'unknown'}, review {correction.review or 'none'}"
     )
     for turn in correction.turns:
         phrases = ", ".join(target["phrase"] for target in turn["targets"]) or "nothing"
@@ -117,6 +122,13 @@ def dataset_show(settings: WorkerSettings, arguments: argparse.Namespace) -> Non
     for outcome in correction.outcomes:
         iou = "" if outcome["iou"] is None else f", IoU {outcome['iou']:.3f}"
         print(f"  {outcome['kind']:10} {outcome['phrase']} -> {outcome['label']}{iou}")
+    if correction.reason:
+        print(f"  not learned: {correction.reason}")
+    for opinion in other_opinions(database, correction):
+        verdict = "disagrees" if opinion.disagrees else "agrees"
+        ious = ", ".join(f"{label} {iou:.2f}" for label, iou in opinion.ious.items())
+        by = opinion.annotator or "unknown"
+        print(f"  same image: annotation {opinion.annotation} by user {by} {verdict}; IoU by label: {ious}")
     if arguments.out and correction.image:
         _draw_correction(settings, correction, correction.image).save(arguments.out)
         print(f"drawn in {arguments.out}")
@@ -154,11 +166,15 @@ def versions_promote(settings: WorkerSettings, arguments: argparse.Namespace) ->
     """Let a version serve a project.
 
     Raises:
-        CommandError: The gate rejected the version, and `--force` is not given.
+        CommandError: The gate rejected the version, and `--force` is not given; or it is of another base than
+            the workers have.
         RegistryError: The version is missing or damaged.
+        QueueUnavailable: Redis cannot be used.
     """
     registry = Registry(settings)
     adapter = None if arguments.version == BASE else _adapter_name(arguments.version)
+    if adapter is not None:
+        _check_base(settings, registry.manifest(adapter))
     if adapter is not None and not arguments.force:
         verdict = registry.manifest(adapter).verdict
         if not verdict["promote"]:
@@ -167,6 +183,19 @@ def versions_promote(settings: WorkerSettings, arguments: argparse.Namespace) ->
             )
     registry.promote(arguments.project, adapter, "promoted by hand")
     print(f"project {arguments.project} is answered by {arguments.version} from the next prompt on")
+
+
+def _check_base(settings: WorkerSettings, manifest: Manifest) -> None:
+    bases = {
+        status.model_version for status in SegmentQueue(settings).worker_status() if status.model_version
+    }
+    if not bases:
+        print("no worker is ready: whether the version is of its base model is not checked", file=sys.stderr)
+    elif not any(is_of_base(manifest, base) for base in bases):
+        raise CommandError(
+            f"{manifest.adapter} was trained on the base {manifest.base}, and the workers have "
+            f"{', '.join(sorted(bases))}: they could not load it."
+        )
 
 
 def versions_rollback(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
@@ -183,7 +212,7 @@ def train(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
     print(f"training {number} is requested")
     last_line = ""
     while not arguments.no_wait:
-        with database.session() as session:
+        with database.read() as session:
             run = session.get_one(TrainingRun, number)
         if (line := _describe_run(run)) != last_line:
             print(line, flush=True)
@@ -202,7 +231,7 @@ def list_runs(settings: WorkerSettings, arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.limit <= MAX_RUNS:
         raise CommandError(f"--limit is {arguments.limit}; give a number from 1 to {MAX_RUNS}.")
     query = select(TrainingRun).order_by(TrainingRun.id.desc()).limit(arguments.limit)
-    with _open_database(settings).session() as session:
+    with _open_database(settings).read() as session:
         for run in session.scalars(query):
             print(_describe_run(run))
 

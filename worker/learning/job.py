@@ -22,14 +22,13 @@ from rq import get_current_job
 
 from worker.jobs.queue import QueueUnavailable, SegmentQueue, connect
 from worker.learning.project_lock import ProjectLock
-from worker.learning.recipe import ReplayMix, recipe_for
+from worker.learning.recipe import ReplayMix, hash_of_files, recipe_for
 from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
 from worker.store.registry import Manifest, Registry, RegistryError, split_name
 from worker.store.tables import TrainingRun, now
 
 if TYPE_CHECKING:
-    from pixellm_model import Segmenter
     from pixellm_model.learning.finetune import Progress
     from pixellm_model.learning.recipe import FineTuneRecipe
     from worker.learning.candidate import Evaluated
@@ -52,15 +51,15 @@ class TrainingPlan:
     """What a run trains: everything that is known before the first step.
 
     Attributes:
-        base: The base model.
+        base: The base model's version. The model is loaded after training, which loads it for itself.
         snapshot: The frozen corrections.
         samples: What is trained on.
         recipe: How it is trained.
         parent: The version that serves the project now.
-        adapter: The name of the new version's adapter, a hash of base, snapshot and recipe.
+        adapter: The name of the new version's adapter, a hash of base, snapshot, replay and recipe.
     """
 
-    base: Segmenter
+    base: str
     snapshot: dataset.Snapshot
     samples: ReplayMix
     recipe: FineTuneRecipe
@@ -70,7 +69,7 @@ class TrainingPlan:
     @property
     def version(self) -> str:
         """The name of the new version."""
-        return f"{self.base.version}+{self.adapter}"
+        return f"{self.base}+{self.adapter}"
 
 
 _settings: WorkerSettings | None = None
@@ -100,7 +99,7 @@ def run(number: int) -> str:
     settings = _settings
     database = Database(settings)
     connection = connect(settings.redis_url)
-    with database.session() as session:
+    with database.read() as session:
         row = session.get(TrainingRun, number)
         if row is None or row.state not in runs.OPEN:
             return "done before"
@@ -169,6 +168,8 @@ class Retraining:
         snapshot = self._freeze_data()
         self._check_enough_data(snapshot)
         plan = self._plan(snapshot)
+        if (manifest := self._interrupted(plan)) is not None:
+            return manifest
         self._update(stage="training", version=plan.version)
         adapter_folder = self._train(plan)
         self._update(stage="evaluating", seconds_left=None)
@@ -176,7 +177,9 @@ class Retraining:
         return self._publish(plan, evaluated)
 
     def _freeze_data(self) -> dataset.Snapshot:
-        corrections = dataset.corrections_of(self.database, self.project)
+        corrections = dataset.corrections_of(
+            self.database, self.project, self.settings.train_on == "reviewed"
+        )
         if not corrections:
             raise NothingToLearn("there are no corrections to learn from yet")
         snapshot = dataset.freeze(corrections, Blobs(self.settings), self.home / "snapshots")
@@ -204,22 +207,40 @@ class Retraining:
             )
 
     def _plan(self, snapshot: dataset.Snapshot) -> TrainingPlan:
-        from pixellm_model import Segmenter
+        from pixellm_model import checkpoint
         from pixellm_model.data import read_samples
+        from pixellm_model.engine.segmenter import MINI
 
         corrections = read_samples(snapshot.folder, split="train")
-        samples = ReplayMix(corrections, read_samples(self.settings.replay_data or REPLAY))
+        replay = self.settings.replay_data or REPLAY
+        samples = ReplayMix(corrections, read_samples(replay))
         recipe = recipe_for(len(samples), self.settings.retrain_recipe)
-        base = Segmenter.from_pretrained(
-            self.settings.model_dir, device=self.settings.device, dtype=self._dtype()
-        )
-        identity = json.dumps([base.version, snapshot.hash, asdict(recipe)], sort_keys=True)
+        base = checkpoint.version(self.settings.model_dir or MINI)
+        identity = json.dumps([base, snapshot.hash, hash_of_files(replay), asdict(recipe)], sort_keys=True)
         adapter = hashlib.sha256(identity.encode()).hexdigest()[:ADAPTER_NAME_CHARS]
-        parent = self.registry.serving(self.project, base.version)
-        plan = TrainingPlan(base, snapshot, samples, recipe, parent, adapter)
-        if parent == plan.version or self._is_published(adapter):
-            raise NothingToLearn(f"version {adapter} was trained on the same corrections already")
-        return plan
+        return TrainingPlan(
+            base, snapshot, samples, recipe, self.registry.serving(self.project, base), adapter
+        )
+
+    def _interrupted(self, plan: TrainingPlan) -> Manifest | None:
+        """Finish a run that was ended after it had published the version and before it was recorded.
+
+        Returns:
+            The version's manifest; None if there is no such version yet.
+
+        Raises:
+            NothingToLearn: The version is there, and a run of it has come to its end.
+        """
+        try:
+            manifest = self.registry.manifest(plan.adapter)
+        except RegistryError:
+            return None
+        with self.database.read() as session:
+            if runs.has_ended(session, self.project, plan.version):
+                raise NothingToLearn(f"version {plan.adapter} was trained on the same corrections already")
+        self._update(version=plan.version)
+        self._promote(plan, manifest)
+        return manifest
 
     def _train(self, plan: TrainingPlan) -> Path:
         """Fine-tune an adapter, resuming from its last checkpoint; returns the adapter's folder."""
@@ -238,14 +259,18 @@ class Retraining:
 
     def _evaluate(self, plan: TrainingPlan, adapter_folder: Path) -> Evaluated:
         """Choose the share of what was learned and compare the candidate with the serving version."""
+        from pixellm_model import Segmenter
         from worker.learning.candidate import CandidateEvaluation
 
-        serving = plan.base
+        base = Segmenter.from_pretrained(
+            self.settings.model_dir, device=self.settings.device, dtype=self._dtype()
+        )
+        serving = base
         _, served_adapter = split_name(plan.parent)
         if served_adapter is not None:
-            serving = plan.base.with_adapter(self.registry.verified_folder(served_adapter), served_adapter)
+            serving = base.with_adapter(self.registry.verified_folder(served_adapter), served_adapter)
         evaluation = CandidateEvaluation(
-            self.settings, plan.base, serving, plan.snapshot, self._yield_to_annotators
+            self.settings, base, serving, plan.snapshot, self._yield_to_annotators
         )
         return evaluation.choose_share(adapter_folder, self._run_folder(plan))
 
@@ -255,7 +280,7 @@ class Retraining:
             evaluated.folder,
             {
                 "adapter": plan.adapter,
-                "base": plan.base.version,
+                "base": plan.base,
                 "parent": plan.parent,
                 "project": self.project,
                 "snapshot": plan.snapshot.hash,
@@ -264,11 +289,18 @@ class Retraining:
                 "verdict": evaluated.verdict,
             },
         )
-        if manifest.verdict["promote"]:
-            why = f"training {self.number}: {evaluated.verdict['why']}"
+        self._promote(plan, manifest)
+        return manifest
+
+    def _promote(self, plan: TrainingPlan, manifest: Manifest) -> None:
+        """Promote a version if the gate said so, and remove the checkpoints.
+
+        A version was judged against its parent, so it is only promoted while that serves.
+        """
+        if manifest.verdict["promote"] and plan.parent == manifest.parent:
+            why = f"training {self.number}: {manifest.verdict['why']}"
             self.registry.promote(self.project, plan.adapter, why)
         shutil.rmtree(self._run_folder(plan) / "checkpoints", ignore_errors=True)
-        return manifest
 
     def _run_folder(self, plan: TrainingPlan) -> Path:
         return self.home / "runs" / plan.adapter
@@ -276,13 +308,6 @@ class Retraining:
     def _dtype(self) -> str:
         # Training needs full precision; workers may round what they serve.
         return "auto" if self.settings.dtype == "int8" else self.settings.dtype
-
-    def _is_published(self, adapter: str) -> bool:
-        try:
-            self.registry.manifest(adapter)
-        except RegistryError:
-            return False
-        return True
 
     def _yield_to_annotators(self) -> None:
         """Pause while an annotator waits for an answer, so that the device is free for it.

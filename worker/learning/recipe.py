@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -45,6 +46,22 @@ class ReplayMix:
     def __getitem__(self, index: int) -> Sample:
         number, is_replay = divmod(index, 2)
         return self._replay[number % len(self._replay)] if is_replay else self._corrections[number]
+
+
+def hash_of_files(path: Path) -> str:
+    """Return a hash that tells one data set from another.
+
+    Args:
+        path: A file or a folder. Of images, which may be many, only names and sizes count.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            digest.update(f"{file.relative_to(path)}:{file.stat().st_size}\n".encode())
+            if file.suffix == ".json":
+                with file.open("rb") as opened:
+                    digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
 
 
 def recipe_for(num_images: int, path: Path | None) -> FineTuneRecipe:

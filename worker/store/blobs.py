@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import re
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import fsspec
 
 from worker.settings import Settings
 
+OWN_NAME = re.compile(r"[0-9a-f]{64}(\.\w+)?(\.[0-9a-f]+\.part)?")
 SUFFIX_BY_MAGIC = {
     b"\xff\xd8\xff": ".jpg",
     b"\x89PNG": ".png",
@@ -40,10 +46,13 @@ class Blobs:
         if not self._files.exists(path):
             # Written to a temporary path and moved: a name never stands for half of the content.
             self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
-            temporary_path = f"{path}.{id(data):x}.part"
-            with self._files.open(temporary_path, "wb") as file:
-                file.write(data)
-            self._files.mv(temporary_path, path)
+            temporary_path = f"{path}.{uuid4().hex}.part"
+            try:
+                with self._files.open(temporary_path, "wb") as file:
+                    file.write(data)
+                self._files.mv(temporary_path, path)
+            finally:
+                self._delete(temporary_path)
         return name
 
     def get(self, name: str) -> bytes:
@@ -67,8 +76,20 @@ class Blobs:
 
     def delete(self, name: str) -> None:
         """Delete a file if it is there."""
-        if self._files.exists(self._path(name)):
-            self._files.rm(self._path(name))
+        self._delete(self._path(name))
+
+    def names(self, before: datetime) -> list[str]:
+        """Return the names of the files that were stored before a moment, with what was left unfinished."""
+        if not self._files.exists(self._root):
+            return []
+        files = self._files.find(self._root, detail=True)
+        names = []
+        for path, info in files.items():
+            name, stored_at = path.rpartition("/")[2], _stored_at(info)
+            # The store may hold files of others.
+            if OWN_NAME.fullmatch(name) and stored_at is not None and stored_at < before:
+                names.append(name)
+        return names
 
     def save_to(self, name: str, folder: Path) -> Path:
         """Copy a file to a local folder unless it is there.
@@ -91,8 +112,26 @@ class Blobs:
             temporary_path.replace(path)
         return path
 
+    def _delete(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # another process was faster
+            if self._files.exists(path):
+                self._files.rm(path)
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name[:2]}/{name}"
+
+
+def _stored_at(info: dict[str, Any]) -> datetime | None:
+    """Return when a file was stored, which each kind of store names in its own way; None if it does not."""
+    names = ("mtime", "LastModified", "last_modified", "updated")
+    moment = next((info[name] for name in names if info.get(name) is not None), None)
+    if isinstance(moment, int | float):
+        return datetime.fromtimestamp(moment, UTC)
+    if isinstance(moment, str):
+        moment = datetime.fromisoformat(moment)
+    if not isinstance(moment, datetime):
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _suffix(data: bytes) -> str:

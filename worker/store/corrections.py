@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.store.blobs import Blobs
-from worker.store.tables import Correction, Proposal, now
+from worker.store.tables import Correction, Event, Proposal, now
+
+log = logging.getLogger(__name__)
 
 TRAINED_STATUSES = ("labelled", "empty")  # statuses of corrections that are trained on
+REVIEWED = ("ground_truth", "accepted")  # reviews that say that a correction is right
 MAX_PROPOSALS = 50  # the newest of a task that are considered
+CLOCK_TOLERANCE = timedelta(hours=1)  # of Label Studio's clock
 
 
 def record_proposal(
@@ -93,7 +98,13 @@ def is_newer(session: Session, annotation: str, task: str, updated_at: datetime)
     if session.get(Correction, _tombstone_key(task)) is not None:
         return False
     stored = session.get(Correction, annotation)
-    return stored is None or (stored.status != "deleted" and stored.updated_at < updated_at)
+    if stored is None:
+        return True
+    if stored.status == "deleted" or stored.updated_at == updated_at:
+        # What could not be read may be readable now.
+        return stored.status == "unreadable"
+    # A time far in the future is that of a wrong clock, and must not outlast the annotation's later changes.
+    return stored.updated_at < updated_at or stored.updated_at > now() + CLOCK_TOLERANCE
 
 
 def store(session: Session, correction: Correction) -> bool:
@@ -116,16 +127,28 @@ def forget(session: Session, annotation: str, project: str) -> str | None:
         The name of its image if no other correction uses that; the caller deletes it.
     """
     correction = session.get(Correction, annotation)
+    if correction is not None and correction.project != project:
+        log.warning("annotation %s is not of project %s, which deletes it; it stays", annotation, project)
+        return None
     image = correction.image if correction else None
     if correction is None:
         session.add(_tombstone(annotation, project, ""))
     else:
         correction.status, correction.image = "deleted", None
-        correction.turns, correction.outcomes = [], []
+        correction.turns, correction.outcomes, correction.reason = [], [], None
         correction.taken_at = now()
+    return image if image and not is_used(session, image) else None
+
+
+def is_used(session: Session, image: str) -> bool:
+    """Return whether a correction needs an image of the store."""
     session.flush()
-    num_users = session.scalar(select(func.count()).where(Correction.image == image)) if image else 1
-    return None if num_users else image
+    return session.scalar(select(Correction.annotation).where(Correction.image == image).limit(1)) is not None
+
+
+def used_images(session: Session) -> set[str]:
+    """Return the names of all images that corrections need."""
+    return set(session.scalars(select(Correction.image).where(Correction.image.is_not(None)).distinct()))
 
 
 def forget_task(session: Session, task: str, project: str) -> list[str]:
@@ -151,24 +174,71 @@ def forget_task(session: Session, task: str, project: str) -> list[str]:
     return [image for image in images if image]
 
 
-def training_corrections(session: Session, project: str, since: datetime | None = None) -> list[Correction]:
+def forget_project(session: Session, project: str) -> list[str]:
+    """Delete the corrections, proposals and events of a project.
+
+    Returns:
+        The names of the images that no other correction uses; the caller deletes them.
+    """
+    of_project = Correction.project == project
+    images = set(session.scalars(select(Correction.image).where(of_project, Correction.image.is_not(None))))
+    session.execute(delete(Correction).where(of_project))
+    session.execute(delete(Proposal).where(Proposal.project == project))
+    session.execute(delete(Event).where(Event.project == project))
+    return [image for image in images if image and not is_used(session, image)]
+
+
+def revive(session: Session, annotation: str, task: str, before: datetime) -> None:
+    """Take back that an annotation and its task were deleted.
+
+    Args:
+        session: The transaction.
+        annotation: An annotation that Label Studio has.
+        task: Its task.
+        before: Later deletions stay: Label Studio may have been asked before them.
+    """
+    for key in (annotation, _tombstone_key(task)):
+        row = session.get(Correction, key)
+        if row is not None and row.status == "deleted" and row.taken_at < before:
+            session.delete(row)
+
+
+def training_corrections(
+    session: Session, project: str, since: datetime | None = None, reviewed_only: bool = False
+) -> list[Correction]:
     """Find the corrections to train on.
 
     Args:
         session: The transaction.
         project: The project.
         since: Only those stored after this moment.
+        reviewed_only: Only ground truth and what a reviewer accepted; what one rejected never counts.
 
     Returns:
         The corrections with at least one turn, in a fixed order.
     """
-    query = select(Correction).where(
-        Correction.project == project, Correction.status.in_(TRAINED_STATUSES), Correction.image.is_not(None)
-    )
-    if since is not None:
-        query = query.where(Correction.taken_at > since)
-    corrections = session.scalars(query.order_by(Correction.annotation)).all()
-    return [correction for correction in corrections if correction.turns]
+    query = select(Correction).where(*_trained_on(project, since, reviewed_only))
+    return list(session.scalars(query.order_by(Correction.annotation)))
+
+
+def count_training_corrections(
+    session: Session, project: str, since: datetime | None = None, reviewed_only: bool = False
+) -> int:
+    """Count what `training_corrections` returns."""
+    return session.scalar(select(func.count()).where(*_trained_on(project, since, reviewed_only))) or 0
+
+
+def _trained_on(project: str, since: datetime | None, reviewed_only: bool) -> list[ColumnElement[bool]]:
+    """The conditions of corrections to train on; only those with turns have an image."""
+    conditions = [
+        Correction.project == project,
+        Correction.status.in_(TRAINED_STATUSES),
+        Correction.image.is_not(None),
+        Correction.review.in_(REVIEWED)
+        if reviewed_only
+        else or_(Correction.review.is_(None), Correction.review != "rejected"),
+    ]
+    return conditions if since is None else [*conditions, Correction.taken_at > since]
 
 
 def delete_images(blobs: Blobs, images: Iterable[str]) -> None:

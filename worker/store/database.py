@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
+import functools
+import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from alembic import command
 from alembic.config import Config
@@ -19,7 +23,12 @@ from worker.settings import Settings
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_TIMEOUT_S = 30.0  # SQLite has one writer at a time; others wait this long
+THREADS = 4  # of `Database.run`
+READ_ONLY, DURABLE = "pixellm_read_only", "pixellm_durable"  # of a connection, for `_begin`
 _MIGRATION_LOCK = 7_116_101  # any number, the same for every process: PostgreSQL's advisory lock
+
+
+T = TypeVar("T")
 
 
 class DatabaseUnavailable(Exception):
@@ -33,8 +42,15 @@ class Database:
         url: The database's URL.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        """Set up the pool; nothing is connected yet. The folder of an SQLite file is created."""
+    def __init__(self, settings: Settings, patience_s: float = BUSY_TIMEOUT_S) -> None:
+        """Set up the pool; nothing is connected yet. The folder of an SQLite file is created.
+
+        Args:
+            settings: Where the database is.
+            patience_s: How long to wait for an SQLite database that others write to, or for an answer of
+                PostgreSQL if it is less than BUSY_TIMEOUT_S.
+        """
+        self._threads = ThreadPoolExecutor(THREADS, "database")  # starts its threads when they are needed
         if settings.database_url:
             self.url = make_url(settings.database_url.replace("postgres://", "postgresql://", 1))
         else:
@@ -42,13 +58,16 @@ class Database:
             self.url = URL.create("sqlite", database=str(file))  # in a URL's text, a `?` ends the path
         if self.url.get_backend_name() == "postgresql":
             self.url = self.url.set(drivername="postgresql+psycopg")
-            self._engine = create_engine(self.url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+            arguments: dict[str, Any] = {"connect_timeout": min(5, math.ceil(patience_s))}
+            if patience_s < BUSY_TIMEOUT_S:
+                arguments["options"] = f"-c statement_timeout={round(1000 * patience_s)}"
+            self._engine = create_engine(self.url, pool_pre_ping=True, connect_args=arguments)
         else:
             if self.url.database:
                 Path(self.url.database).absolute().parent.mkdir(parents=True, exist_ok=True)
-            self._engine = create_engine(self.url, connect_args={"timeout": BUSY_TIMEOUT_S})
+            self._engine = create_engine(self.url, connect_args={"timeout": patience_s})
             event.listen(self._engine, "connect", _prepare_sqlite)
-            event.listen(self._engine, "begin", _begin_immediately)
+            event.listen(self._engine, "begin", _begin)
 
     def migrate(self) -> None:
         """Bring the tables up to date. Several processes may call it at the same time.
@@ -64,8 +83,8 @@ class Database:
             connection.commit()
 
     @contextmanager
-    def session(self) -> Iterator[Session]:
-        """Run one transaction: committed at the end, rolled back when something is raised.
+    def read(self) -> Iterator[Session]:
+        """Run one transaction that only reads; it waits for no writer, and no writer waits for it.
 
         Yields:
             The session. Objects read in it stay readable after the end.
@@ -73,11 +92,41 @@ class Database:
         Raises:
             DatabaseUnavailable: The database cannot be reached or used.
         """
-        with self._available(), Session(self._engine, expire_on_commit=False) as session, session.begin():
+        engine = self._engine.execution_options(**{READ_ONLY: True})
+        with self._available(), Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def session(self, durable: bool = True) -> Iterator[Session]:
+        """Run one transaction that writes: committed at the end, rolled back when something is raised.
+
+        Args:
+            durable: Whether it is on the disk at the end. If not, it survives the end of this process, but
+                perhaps not that of the machine; that takes less time.
+
+        Yields:
+            The session. Objects read in it stay readable after the end.
+
+        Raises:
+            DatabaseUnavailable: The database cannot be reached or used.
+        """
+        engine = self._engine.execution_options(**{DURABLE: durable})
+        with self._available(), Session(engine, expire_on_commit=False) as session, session.begin():
+            if not durable and self.url.get_backend_name() == "postgresql":
+                session.execute(text("SET LOCAL synchronous_commit TO OFF"))
+            yield session
+
+    async def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Run a function that uses this database in one of its own threads.
+
+        asyncio's threads are for other work, which a database that does not answer would keep waiting.
+        """
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, functools.partial(function, *arguments))
 
     def close(self) -> None:
         """Close the connections."""
+        self._threads.shutdown(wait=False)
         self._engine.dispose()
 
     @contextmanager
@@ -115,10 +164,13 @@ def _prepare_sqlite(connection: Any, record: object) -> None:
         return
     # SQLAlchemy begins transactions, not the driver.
     connection.isolation_level = None
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("journal_mode=WAL", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _begin_immediately(connection: Connection) -> None:
-    """Take the write lock at once: a read-then-write transaction would fail if another wrote in between."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+def _begin(connection: Connection) -> None:
+    """Begin; one that writes takes the write lock at once, else it would fail if another wrote in between."""
+    options = connection.get_execution_options()
+    connection.exec_driver_sql(f"PRAGMA synchronous={'FULL' if options.get(DURABLE, True) else 'NORMAL'}")
+    reads_only = options.get(READ_ONLY, False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -26,8 +28,11 @@ from worker.store import Blobs, Database
 from worker.store.corrections import training_corrections
 from worker.store.tables import Correction, Event
 
+log = logging.getLogger(__name__)
+
 HELD_OUT_PARTS, PARTS = 1, 5  # one fifth of the images is never trained on
 DATASET = "dataset.json"
+WITHOUT_MASK = ("rejected", "open")  # kinds of outcomes
 
 
 @dataclass(frozen=True)
@@ -84,14 +89,19 @@ def record_of(correction: Correction) -> dict[str, Any]:
     }
 
 
-def corrections_of(database: Database, project: str) -> list[Correction]:
+def corrections_of(database: Database, project: str, reviewed_only: bool = False) -> list[Correction]:
     """The corrections of a project to train on, in a fixed order.
+
+    Args:
+        database: Where they are.
+        project: The project.
+        reviewed_only: Only ground truth and what a reviewer accepted.
 
     Raises:
         DatabaseUnavailable: The database cannot be used.
     """
-    with database.session() as session:
-        return training_corrections(session, project)
+    with database.read() as session:
+        return training_corrections(session, project, None, reviewed_only)
 
 
 def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Snapshot:
@@ -103,18 +113,32 @@ def freeze(corrections: Sequence[Correction], blobs: Blobs, folder: Path) -> Sna
         folder: The snapshot is written to `<folder>/<hash>`.
 
     Returns:
-        The snapshot.
-
-    Raises:
-        FileNotFoundError: An image is missing in the store.
+        The snapshot. Corrections whose image is missing in the store or damaged are left out.
     """
     records = [record_of(correction) for correction in corrections]
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".freezing-", dir=folder) as temporary:
+        records = [record for record in records if _copy_image(record["file_name"], blobs, Path(temporary))]
+        return _write_snapshot(records, Path(temporary), folder)
+
+
+def _copy_image(name: str, blobs: Blobs, folder: Path) -> bool:
+    """Copy an image; returns whether it could be read. One may be deleted while a snapshot is made."""
+    try:
+        blobs.save_to(name, folder)
+    except (FileNotFoundError, ValueError) as error:
+        log.warning("a correction is left out: its image %s cannot be read: %s", name, error)
+        return False
+    return True
+
+
+def _write_snapshot(records: list[dict[str, Any]], copies: Path, folder: Path) -> Snapshot:
     text = json.dumps(records, indent=1, sort_keys=True) + "\n"
     digest = hashlib.sha256(text.encode()).hexdigest()[:16]
     images = folder / digest / "images"
     images.mkdir(parents=True, exist_ok=True)
-    for record in records:
-        blobs.save_to(record["file_name"], images)
+    for copy in copies.iterdir():
+        copy.replace(images / copy.name)
     temporary_path = folder / digest / f"{DATASET}.part"
     temporary_path.write_text(text)
     temporary_path.replace(folder / digest / DATASET)
@@ -212,7 +236,7 @@ def statistics(database: Database, project: str) -> dict[str, Any]:
     Raises:
         DatabaseUnavailable: The database cannot be used.
     """
-    with database.session() as session:
+    with database.read() as session:
         corrections = session.scalars(select(Correction).where(Correction.project == project)).all()
         waiting = session.scalar(
             select(func.count()).where(Event.project == project, Event.state == "pending")
@@ -231,7 +255,7 @@ def statistics(database: Database, project: str) -> dict[str, Any]:
         "prompts": sum(len(correction.turns) for correction in learned),
         "targets": dict(Counter(outcome["kind"] for outcome in outcomes)),
         "labels": dict(
-            Counter(outcome["label"] or "" for outcome in outcomes if outcome["kind"] != "rejected")
+            Counter(outcome["label"] or "" for outcome in outcomes if outcome["kind"] not in WITHOUT_MASK)
         ),
         "edited_iou_mean": round(float(np.mean(edited)), 4) if edited else None,
         "seconds_per_annotation": round(float(np.median(effort)), 1) if effort else None,

@@ -17,6 +17,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -33,6 +34,8 @@ MANIFEST = "manifest.json"
 QUESTIONS = "samples.json"  # the questions of the evaluation, with both answers
 ADAPTER_NAME = re.compile(r"[0-9a-z]{4,64}")
 PROJECT_NAME = re.compile(r"[0-9A-Za-z_-]{1,64}")
+PUBLISHING = ".publishing-"
+UNFINISHED_S = 3600  # no publication takes so long
 INT8_SUFFIX = "-int8"  # of a base whose weights the worker rounds; versions do not depend on it
 
 
@@ -116,7 +119,8 @@ class Registry:
         if (target := self._folder(manifest["adapter"])).is_dir():
             return self.manifest(target.name)
         self._versions.mkdir(parents=True, exist_ok=True)
-        temporary_folder = Path(tempfile.mkdtemp(prefix=".publishing-", dir=self._versions))
+        self._remove_unfinished()
+        temporary_folder = Path(tempfile.mkdtemp(prefix=PUBLISHING, dir=self._versions))
         try:
             files = {}
             for path in sorted(folder.iterdir()):
@@ -131,13 +135,15 @@ class Registry:
         finally:
             shutil.rmtree(temporary_folder, ignore_errors=True)
 
+    def _remove_unfinished(self) -> None:
+        """Remove what processes left that were killed while they published."""
+        for folder in self._versions.glob(f"{PUBLISHING}*"):
+            if time.time() - folder.stat().st_mtime > UNFINISHED_S:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def names(self, base: str) -> list[str]:
         """The names of the versions of a base, newest first."""
-        return [
-            f"{base}+{manifest.adapter}"
-            for manifest in self.versions()
-            if manifest.base == _without_int8(base)
-        ]
+        return [f"{base}+{manifest.adapter}" for manifest in self.versions() if is_of_base(manifest, base)]
 
     def versions(self) -> list[Manifest]:
         """All versions, newest first; those that cannot be read are logged and left out."""
@@ -196,12 +202,16 @@ class Registry:
         if pointer is None or pointer.adapter is None:
             return base
         try:
-            if self.manifest(pointer.adapter).base == _without_int8(base):
+            if is_of_base(self.manifest(pointer.adapter), base):
                 return f"{base}+{pointer.adapter}"
             log.warning("project %s: version %s is not of the base %s", project, pointer.adapter, base)
         except RegistryError as error:
             log.warning("project %s: %s", project, error)
         return base
+
+    def projects(self) -> list[str]:
+        """The projects whose serving version was ever set."""
+        return sorted(path.stem for path in self._serving.glob("*.json"))
 
     def serving_pointer(self, project: str) -> Serving | None:
         """Read the serving pointer of a project; None if it has none, or a damaged one.
@@ -300,8 +310,9 @@ def split_name(version: str) -> tuple[str, str | None]:
     return base, adapter or None
 
 
-def _without_int8(base: str) -> str:
-    return base.removesuffix(INT8_SUFFIX)
+def is_of_base(manifest: Manifest, base: str) -> bool:
+    """Whether a version was trained on a base model, rounded to 8 bits or not."""
+    return manifest.base == base.removesuffix(INT8_SUFFIX)
 
 
 def _now() -> datetime:

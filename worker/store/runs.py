@@ -105,6 +105,16 @@ def finish(run: TrainingRun, state: str, error: str | None = None) -> None:
     run.stage = run.seconds_left = None
 
 
+def has_ended(session: Session, project: str, version: str) -> bool:
+    """Whether a run that made a version has come to its end, promoted or rejected."""
+    ended = select(TrainingRun.id).where(
+        TrainingRun.project == project,
+        TrainingRun.version == version,
+        TrainingRun.state.in_(("promoted", "rejected")),
+    )
+    return session.scalar(ended.limit(1)) is not None
+
+
 def last_started(session: Session, project: str) -> TrainingRun | None:
     """The project's newest run that read the corrections."""
     return session.scalars(

@@ -49,6 +49,8 @@ class Event(Base):
     body: Mapped[str] = mapped_column(Text)
     state: Mapped[str] = mapped_column(String(16), default="pending")  # pending, done, failed
     attempts: Mapped[int] = mapped_column(Integer, default=0)
+    # Attempts in a row that did not come to an end: their process was killed.
+    interrupted: Mapped[int] = mapped_column(Integer, default=0)
     reason: Mapped[str | None] = mapped_column(Text)
     received_at: Mapped[datetime] = mapped_column(Moment, default=now)
     due_at: Mapped[datetime] = mapped_column(Moment, default=now)
@@ -77,10 +79,12 @@ class Proposal(Base):
 class Correction(Base):
     """One annotation as it is now.
 
-    `status` is labelled, empty, skipped or deleted; labelled and empty ones with turns are trained on.
-    `turns` are `[{prompt, history, answer, targets}]`, their targets `{phrase, label, mask}`. `outcomes` say
-    what became of each proposed target. A row with the key `task-<task>` and the status deleted is no
-    annotation: it marks a deleted task.
+    `status` is labelled, empty, skipped, unseen (a copy of a prediction that nobody looked at), unreadable or
+    deleted; labelled and empty ones with turns are trained on. `turns` are `[{prompt, history, answer,
+    targets}]`, their targets `{phrase, label, mask}`; only a row with turns has an image. `outcomes` say what
+    became of each proposed target, and `reason` what is not learned and why. `annotator` is the user's id.
+    `review` is ground_truth, accepted, rejected or nothing. A row with the key `task-<task>` and the status
+    deleted is no annotation: it marks a deleted task.
     """
 
     __tablename__ = "corrections"
@@ -97,6 +101,9 @@ class Correction(Base):
     outcomes: Mapped[list[dict[str, Any]]] = mapped_column(JSON, default=list)
     model_version: Mapped[str | None] = mapped_column(String(200))
     effort_s: Mapped[float | None] = mapped_column(Float)
+    annotator: Mapped[str | None] = mapped_column(String(64))
+    review: Mapped[str | None] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(Text)
     taken_at: Mapped[datetime] = mapped_column(Moment, default=now)
 
 
@@ -118,7 +125,16 @@ class TrainingRun(Base):
     version: Mapped[str | None] = mapped_column(String(200))
     verdict: Mapped[dict[str, Any] | None] = mapped_column(JSON)
     error: Mapped[str | None] = mapped_column(Text)
-    announced_at: Mapped[datetime | None] = mapped_column(Moment)  # a promotion, to Label Studio
     requested_at: Mapped[datetime] = mapped_column(Moment, default=now)
     started_at: Mapped[datetime | None] = mapped_column(Moment)
     finished_at: Mapped[datetime | None] = mapped_column(Moment)
+
+
+class Announcement(Base):
+    """The version of a project that Label Studio was told of last; without an adapter it is the base."""
+
+    __tablename__ = "announcements"
+
+    project: Mapped[str] = mapped_column(String(64), primary_key=True)
+    adapter: Mapped[str | None] = mapped_column(String(64))
+    at: Mapped[datetime] = mapped_column(Moment, default=now)

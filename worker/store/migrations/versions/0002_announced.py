@@ -14,3 +14,8 @@ def upgrade() -> None:
     op.add_column("training_runs", sa.Column("announced_at", Moment()))
     # What was promoted before this migration was announced at once.
     op.execute("UPDATE training_runs SET announced_at = finished_at WHERE state = 'promoted'")
+
+
+def downgrade() -> None:
+    """Drop the column."""
+    op.drop_column("training_runs", "announced_at")
