@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     arguments = parser.parse_args()
     segmenter = Segmenter.from_pretrained(arguments.model)
+    segmenter.vocabulary = None  # the baseline reads prompts as they are
     memory = peaks(segmenter, arguments.quick)
     times = measure(segmenter, arguments.quick)
     machine = f"{os.cpu_count()} cores, torch {torch.__version__}, {torch.get_num_threads()} threads"

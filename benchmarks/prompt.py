@@ -52,10 +52,10 @@ def peak_mib(pid: int) -> float:
 def measure() -> dict[str, float]:
     """Latencies in seconds, their ratio, and peak memory in MiB."""
     image = "data:image/jpeg;base64," + base64.b64encode(PHOTO.read_bytes()).decode()
-    with services(("-m", "worker")) as (url, pid), httpx.Client(base_url=url, timeout=120) as client:
+    with services(("-m", "worker")) as running, httpx.Client(base_url=running.url, timeout=120) as client:
         first = ask(client, image, FIRST)
         follow_up = statistics.median(ask(client, image, prompt) for prompt in FOLLOW_UPS)
-        memory = peak_mib(pid)
+        memory = peak_mib(running.worker)
     segmenter = Segmenter.from_pretrained()
     photo = Image.open(PHOTO)
     segmenter.segment(photo, FIRST)

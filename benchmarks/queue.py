@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,6 +78,7 @@ class InstantModel:
         clicks: Sequence[Click],
         mask: npt.NDArray[np.bool_] | None = None,
         box: tuple[float, float, float, float] | None = None,
+        adjust: str | None = None,
     ) -> SimpleNamespace:
         """One of the three targets; this benchmark only asks in words."""
         return self._targets[0]
@@ -147,9 +149,24 @@ async def health(client: httpx.AsyncClient) -> None:
     (await client.get("/health")).raise_for_status()
 
 
+@dataclass(frozen=True)
+class Running:
+    """The processes that `services` started.
+
+    Attributes:
+        url: The backend's address.
+        worker: The worker's process id.
+        environment: The variables that all of them were started with.
+    """
+
+    url: str
+    worker: int
+    environment: dict[str, str]
+
+
 @contextmanager
-def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> Iterator[tuple[str, int]]:
-    """Run Redis, a worker and a backend as processes; yields the backend's URL and the worker's pid."""
+def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> Iterator[Running]:
+    """Run Redis, a worker and a backend as processes."""
     redis = ValkeyServer()
     redis.start()
     with socket.create_server(("127.0.0.1", 0)) as free:
@@ -166,7 +183,7 @@ def services(worker: Sequence[str] = ("-m", "benchmarks.queue", "--worker")) -> 
     try:
         url = f"http://127.0.0.1:{port}"
         wait_until_ready(url, processes)
-        yield url, processes[0].pid
+        yield Running(url, processes[0].pid, environment)
     finally:
         for process in processes:
             process.kill()
@@ -194,8 +211,8 @@ def wait_until_ready(url: str, processes: list[subprocess.Popen[bytes]]) -> None
 
 def rows() -> Iterator[dict[str, float]]:
     """The rows of the table."""
-    with services() as (url, _):
-        ask = asker()
+    with services() as running:
+        url, ask = running.url, asker()
         asyncio.run(measure(ask, url, 1))  # warm
         for annotators in ANNOTATORS:
             baseline = statistics.median(asyncio.run(measure(health, url, annotators)))

@@ -42,6 +42,7 @@ def load_pixellm(settings: WorkerSettings) -> tuple[Model, str]:
     segmenter = Segmenter.from_pretrained(
         settings.model_dir, device=settings.device, dtype=settings.dtype, cache=cache
     )
+    segmenter.max_targets = settings.max_targets
     return segmenter, str(segmenter.model.device)
 
 

@@ -92,6 +92,9 @@ class WorkerSettings(Settings):
         ge=0,
         description="Device memory for the key-value cache of images prompted before; 0: none.",
     )
+    max_targets: int = Field(
+        50, gt=0, description="The most masks of one answer; the others are left out, and the answer says so."
+    )
     max_image_bytes: int = Field(64 * 2**20, gt=0, description="Larger image files are refused.")
     max_image_pixels: int = Field(64_000_000, gt=0, description="Images with more pixels are refused.")
     fetch_timeout_s: float = Field(30.0, gt=0, description="Time limit for downloading one image.")

@@ -23,8 +23,8 @@ from backend.corrections.webhook_inbox import (
     EVENT_TIMEOUT_S,
     WebhookInbox,
     enqueue_event,
+    events_with_job,
     spool_folder,
-    waiting_events,
 )
 from backend.label_studio.client import LabelStudioUnavailable
 from label_config import ConfigError
@@ -101,13 +101,14 @@ def requeue_overdue() -> None:
     except OSError as error:
         log.warning("the events in the spool folder go on waiting: %s", error)
     with collector.database.read() as session:
-        retry_due = (Event.attempts > 0) & (Event.due_at <= now())
+        # An attempt that did not end is due as soon as its job does not run any more.
+        retry_due = (Event.attempts > 0) & ((Event.due_at <= now()) | (Event.interrupted > 0))
         lost = Event.due_at <= now() - timedelta(seconds=LOST_AFTER_S)
         query = select(Event.id).where(Event.state == "pending", retry_due | lost).order_by(Event.id)
         overdue = session.scalars(query.limit(MAX_REQUEUED)).all()
-    waiting = waiting_events(collector.connection)  # in a long queue, events grow old with their jobs
+    with_job = events_with_job(collector.connection)  # in a long queue, events grow old with their jobs
     for event_id in overdue:
-        if event_id not in waiting:
+        if event_id not in with_job:
             enqueue_event(collector.connection, event_id)
     runs.requeue(collector.database, collector.connection)
     for project in unannounced(Registry(collector.settings), collector.database):

@@ -179,13 +179,14 @@ def enqueue_event(connection: Redis, event_id: int) -> None:
     )
 
 
-def waiting_events(connection: Redis) -> set[int]:
-    """Return the ids of the events whose jobs wait in the queue.
+def events_with_job(connection: Redis) -> set[int]:
+    """Return the ids of the events whose jobs wait in the queue or are running.
 
     Raises:
         RedisError: Redis cannot be used.
     """
-    ids = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json").get_job_ids()
+    queue = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json")
+    ids = queue.get_job_ids() + queue.started_job_registry.get_job_ids(cleanup=False)
     return {int(name.removeprefix(JOB_PREFIX)) for name in ids if name.startswith(JOB_PREFIX)}
 
 

@@ -125,6 +125,33 @@ def without_small_parts(mask: Mask, min_area: float) -> Mask:
     return cleaned
 
 
+def connected_parts(mask: Mask, min_share: float, limit: int) -> list[Mask]:
+    """Split a mask into its connected parts (8-connected).
+
+    Args:
+        mask: Shape (height, width), not empty.
+        min_share: Parts under this share of the largest one's area are no parts of their own; they stay with
+            the largest one.
+        limit: The most parts; what is left over stays with the largest one.
+
+    Returns:
+        The parts, largest first; together they are the mask.
+    """
+    outlines = sorted((loop for loop in trace(mask) if not loop.is_hole), key=lambda loop: -loop.area)
+    outlines = [loop for loop in outlines[:limit] if loop.area >= min_share * outlines[0].area]
+    rest, parts = mask.copy(), []
+    # The smallest first: it may lie in a hole of another one.
+    for loop in reversed(outlines[1:]):
+        x, y = loop.points.min(axis=0).astype(int)
+        right, bottom = loop.points.max(axis=0).astype(int)
+        part = np.zeros_like(mask)
+        inside = fill(loop.points - (x, y), bottom - y, right - x)
+        part[y:bottom, x:right] = inside & rest[y:bottom, x:right]
+        rest &= ~part
+        parts.append(part)
+    return [rest, *reversed(parts)]
+
+
 def _partners(order: _Ints) -> _Ints:
     """Return each corner's other end of an edge: in this order, corners are joined two by two."""
     partners = np.empty_like(order)

@@ -134,9 +134,13 @@ def region_pointed_at(pointing: Pointing, task: Task, config: LabelConfig) -> Dr
 def draft_regions(task: Task, config: LabelConfig) -> Iterator[DraftRegion]:
     """Yield the masks of the newest draft on the image that is meant; what cannot be read is left out."""
     drafts = [draft for draft in task.drafts if isinstance(draft.get("result"), list)]
-    if not drafts:
-        return
-    result = max(drafts, key=lambda draft: str(draft.get("updated_at", "")))["result"]
+    if drafts:
+        newest = max(drafts, key=lambda draft: str(draft.get("updated_at", "")))
+        yield from regions_in(newest["result"], config)
+
+
+def regions_in(result: Sequence[Any], config: LabelConfig) -> Iterator[DraftRegion]:
+    """Yield the masks among results, on the image that is meant; what cannot be read is left out."""
     items = [
         item
         for item in result

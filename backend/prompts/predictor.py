@@ -17,6 +17,9 @@ import logging
 import time
 from collections.abc import Sequence
 
+from backend.prompts.editing import Edit, read_edit
+from backend.prompts.everything import as_one, asks_for_everything, labels_questions
+from backend.prompts.focus import Focus, Meant
 from backend.prompts.follow_up import follow_up
 from backend.prompts.image_warmer import ImageWarmer
 from backend.prompts.late_predictions import LatePredictions
@@ -25,6 +28,7 @@ from backend.prompts.pending_store import PendingPrediction
 from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.refining import LatestMasks, build_refinement, name_of
+from backend.prompts.region_edits import NOTHING_TO_CHANGE, RegionEditor, chooses
 from backend.prompts.regions import (
     Prediction,
     answer_item,
@@ -95,6 +99,8 @@ class Predictor:
         self._warmer = ImageWarmer(self._model)
         self._shown_version = ShownVersion(settings)
         self._latest_masks = LatestMasks()
+        self._focus = Focus()
+        self._editor = RegionEditor(self._model, settings.predict_wait_s)
 
     def start(self) -> None:
         """Begin with what earlier processes still owed to Label Studio; `aclose` ends it."""
@@ -190,15 +196,31 @@ class Predictor:
             if pointing is not None:
                 config = config.for_task(task.data, pointing.item_index)
                 return await self._refine(task, pointing, config, project)
+            edited = await self._edit(task, prompt, config, project)
+            if edited is not None:
+                return edited
             job = segment_job(task, prompt, config, project, "interactive")
-            job = await self._with_history(job, task)
-            result = await self._model.ask(job, self._settings.predict_wait_s)
-            return await self._build(job, result, config)
+            if asks_for_everything(prompt) and (questions := labels_questions(config)):
+                prediction = await self._everything(job, questions, config)
+            else:
+                job = await self._with_history(job, task)
+                result = await self._model.ask(job, self._settings.predict_wait_s)
+                prediction = await self._build(job, result, config)
+            self._focus.remember(task, config, prediction["result"], pointed=False)
+            return prediction
         except (BadTask, NotReady, QueueUnavailable) as error:
             log.info("project %s, task %d: %s", project, task.id, error)
             if config.answer is None:
                 raise RequestRefused(str(error), 400 if isinstance(error, BadTask) else 503) from error
             return {"result": answer_item(config, str(error))}
+
+    async def _everything(self, job: SegmentJob, questions: Sequence[str], config: LabelConfig) -> Prediction:
+        """Ask several prompts in place of the one of `job`."""
+        jobs = [job.model_copy(update={"prompt": question}) for question in questions]
+        asked = (self._model.ask(each, self._settings.predict_wait_s) for each in jobs)
+        results = await asyncio.gather(*asked)
+        built = [await self._build(each, result, config) for each, result in zip(jobs, results, strict=True)]
+        return as_one(built, results, config, self._settings.model_score_threshold)
 
     async def _refine(
         self, task: Task, pointing: Pointing, config: LabelConfig, project: str | None
@@ -220,7 +242,42 @@ class Predictor:
         result = await self._model.ask(job, self._settings.predict_wait_s)
         if region is not None and draft is not None and result.targets:
             self._latest_masks.remember(task.id, region.id, draft, result.targets[0].mask)
-        return await asyncio.to_thread(build_refinement, result, config, pointing, region)
+        prediction = await asyncio.to_thread(build_refinement, result, config, pointing, region)
+        self._focus.remember(task, config, prediction["result"], pointed=True)
+        return prediction
+
+    async def _edit(
+        self, task: Task, prompt: str, config: LabelConfig, project: str | None
+    ) -> Prediction | None:
+        """Change the masks that were shown last, if that is what a prompt asks for; else None."""
+        edit = read_edit(prompt)
+        if edit is None or not config.masks:
+            return None
+        meant = await asyncio.to_thread(self._focus.meant, task, config)
+        if not meant.regions:
+            may_be_a_question = edit.kind in ("choose", "add") or bool(edit.noun)
+            return None if may_be_a_question else {"result": answer_item(config, NOTHING_TO_CHANGE)}
+        if await self._is_for_the_model(edit, meant):
+            return None
+        edited = await self._editor.apply(edit, meant, task, config, project)
+        if edited is None:
+            return None
+        edited = edited.with_waiting(meant)
+        if edited.items:
+            self._focus.remember(task, config, edited.items, meant.pointed)
+        for region, mask in edited.masks.items():
+            if region in meant.drafts:
+                draft = await asyncio.to_thread(to_rle, meant.drafts[region])
+                latest = await asyncio.to_thread(to_rle, mask)
+                self._latest_masks.remember(task.id, region, draft, latest)
+        prediction: Prediction = {"result": edited.items + answer_item(config, edited.sentence)}
+        return prediction | ({"model_version": edited.version} if edited.version else {})
+
+    async def _is_for_the_model(self, edit: Edit, meant: Meant) -> bool:
+        """Whether the model answers an edit itself: a new thing, or a choice if it was trained on turns."""
+        if meant.pointed or not (edit.kind == "add" or chooses(edit, meant)):
+            return False
+        return edit.kind == "add" or await self._model.follows_up(self._settings.predict_wait_s)
 
     async def _batch(
         self, request: PredictRequest, config: LabelConfig

@@ -1,31 +1,11 @@
 """What is said of targets of which nothing was drawn: that they are not there.
 
-The language model announces a target before anything is looked for. With a pyramid, whose presence may leave
-a mask empty, the picture has the last word.
+The language model announces a target before anything is looked for, so the picture has the last word.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-from pixellm_model.engine.answers import Target, display_text
-
-
-def without_undrawn(texts: Sequence[str], targets: Sequence[Target]) -> tuple[str, list[Target]]:
-    """Deny the targets of which nothing was drawn, and leave them out.
-
-    Args:
-        texts: What the model said before, between and after its targets.
-        targets: The targets, in the order of the answer.
-
-    Returns:
-        The answer and the targets that were drawn; the model's own words if all were.
-    """
-    drawn = [bool(target.mask.any()) for target in targets]
-    if all(drawn):
-        return display_text(texts), list(targets)
-    answer = deny_undrawn(texts, [target.phrase for target in targets], drawn)
-    return answer, [target for target, there in zip(targets, drawn, strict=True) if there]
 
 
 def deny_undrawn(texts: Sequence[str], phrases: Sequence[str], drawn: Sequence[bool]) -> str:
@@ -51,8 +31,17 @@ def deny_undrawn(texts: Sequence[str], phrases: Sequence[str], drawn: Sequence[b
     if kept:
         sentences.append(_listed([f"{phrase} is [{number}]" for number, phrase in enumerate(kept, 1)]) + ".")
     if missing:
-        sentences.append(f"There is {_listed([f'no {phrase}' for phrase in missing])} in this image.")
+        sentences.append(absent(missing))
     return " ".join([*sentences, rest]).strip()
+
+
+def absent(phrases: Sequence[str]) -> str:
+    """The sentence that denies some phrases, at least one.
+
+    >>> absent(["cup", "fork"])
+    'There is no cup and no fork in this image.'
+    """
+    return f"There is {_listed([f'no {phrase}' for phrase in phrases])} in this image."
 
 
 def _listed(parts: list[str]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from pixellm_model.clicks.adjust import Adjustment, clicks_inside, moved_border
 from pixellm_model.clicks.cache import PhotoCache, SupportsNbytes
 from pixellm_model.clicks.features import TowerMaps, tower_maps
 from pixellm_model.clicks.head import CLICK_HEAD_FILE, ClickHead
@@ -124,6 +125,32 @@ class Refiner:
         # A click's disk is as wide as a cell of the finest tower map.
         enforce_clicks(result, valid_clicks, 2 * MASK_STRIDE / max(photo.square.scale))
         return result, _mean_confidence(logits, result, photo.square)
+
+    def adjust(
+        self, image: ProcessedImage, key: str, mask: Mask | None, kind: Adjustment
+    ) -> tuple[Mask, float]:
+        """Change the mask of one object without clicks.
+
+        Args:
+            image: The photo, prepared by the model.
+            key: The photo and the towers, as the cache's key.
+            mask: The current mask (H, W).
+            kind: "tighter" or "looser" moves its border by a small step; "whole" grows it to the object that
+                clicks inside it begin.
+
+        Returns:
+            The mask (H, W), and the mean confidence inside it in 0..1.
+
+        Raises:
+            ClickError: There is no mask, it is empty, or it has another size than the photo.
+        """
+        current = validate_mask(mask, image.original)
+        if current is None:
+            raise ClickError("There is no mask to change.")
+        if kind != "whole":
+            return moved_border(current, outwards=kind == "looser"), 1.0
+        grown, score = self.refine(image, key, clicks_inside(current), None, None)
+        return grown | current, score
 
     def warm(self, image: ProcessedImage, key: str) -> None:
         """Run the towers before the first click; arguments as `refine`."""

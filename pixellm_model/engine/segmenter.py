@@ -13,12 +13,11 @@ import torch
 from PIL import Image
 
 from pixellm_model import checkpoint
+from pixellm_model.clicks.adjust import Adjustment
 from pixellm_model.clicks.points import Click
-from pixellm_model.engine.absence import without_undrawn
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
-    display_text,
     target_states,
     texts_between_runs,
     warnings_about,
@@ -28,13 +27,13 @@ from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.edges import sharpen_all
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
 from pixellm_model.engine.int8 import to_int8
-from pixellm_model.engine.masks import draw_targets, finish_targets
-from pixellm_model.engine.phrases import name_targets
+from pixellm_model.engine.masks import draw_targets
 from pixellm_model.engine.precision import resolve_precision
 from pixellm_model.engine.prefix_cache import PrefixCache, image_key
 from pixellm_model.engine.prefixes import find_prefixes
 from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
+from pixellm_model.engine.shown import as_one, shown_answer
 from pixellm_model.engine.stopwatch import Stopwatch
 from pixellm_model.engine.wording import Vocabulary, Wording
 from pixellm_model.errors import PromptError
@@ -48,6 +47,7 @@ from pixellm_model.tokenizer import PromptTokenizer
 
 MINI = Path(__file__).parents[1] / "mini"
 MAX_NEW_TOKENS = 512
+MAX_TARGETS = 50
 CACHE_BYTES = 512 * 2**20  # bound of the cache that a segmenter makes for itself
 
 
@@ -65,7 +65,10 @@ class Segmenter:
         fingerprint: The base checkpoint's fingerprint, which its adapters name.
         vocabulary: What the model was taught to name, by which prompts are reworded; None for any words.
         refiner: Answers `refine`.
+        max_targets: The most targets of an answer that are drawn; 1 or more.
     """
+
+    max_targets = MAX_TARGETS
 
     def __init__(
         self,
@@ -124,15 +127,8 @@ class Segmenter:
         if dtype == "int8":
             to_int8(model)
             version += "-int8"
-        return cls(
-            model,
-            tokenizer,
-            version,
-            cache,
-            fingerprint,
-            Vocabulary.from_folder(folder),
-            Refiner.from_folder(model, folder),
-        )
+        vocabulary, refiner = Vocabulary.from_folder(folder), Refiner.from_folder(model, folder)
+        return cls(model, tokenizer, version, cache, fingerprint, vocabulary, refiner)
 
     @property
     def follows_up(self) -> bool:
@@ -158,9 +154,11 @@ class Segmenter:
 
         model = adapter.load(self.model, self.fingerprint, Path(folder))
         version = f"{self.version}+{name or Path(folder).name}"
-        return Segmenter(
+        adapted = Segmenter(
             model, self.tokenizer, version, self.cache, self.fingerprint, self.vocabulary, self.refiner
         )
+        adapted.max_targets = self.max_targets
+        return adapted
 
     def save_pretrained(self, path: str | Path, int8: bool = False) -> None:
         """Write the model and its tokenizer in the self-contained layout.
@@ -206,9 +204,7 @@ class Segmenter:
     def segment_batch(
         self, requests: Sequence[Request], max_new_tokens: int = MAX_NEW_TOKENS
     ) -> list[Segmentation | PromptError]:
-        """Answer several prompts together, on one image or several.
-
-        The answers are those of `segment`, up to rounding.
+        """Answer several prompts together, on one image or several, as `segment` would up to rounding.
 
         Args:
             requests: Images with prompts and histories, as `segment` takes them.
@@ -221,26 +217,16 @@ class Segmenter:
         Raises:
             TypeError: An image is neither a PIL image nor a prepared one.
         """
-        answers: dict[int, Segmentation | PromptError] = {}
-        prompts: dict[int, EncodedPrompt] = {}
         wordings = [self._reword(request.prompt) for request in requests]
         known = [
-            replace(request, prompt=wording.prompt)
+            [replace(request, prompt=prompt) for prompt in wording.questions]
             for request, wording in zip(requests, wordings, strict=True)
         ]
-        for number, (request, wording) in enumerate(zip(known, wordings, strict=True)):
-            if wording.unknown and not wording.prompt:
-                answers[number] = Segmentation("", (), unknown=wording.unknown)
-                continue
-            try:
-                prompts[number] = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
-            except PromptError as error:
-                answers[number] = error
-        if prompts:
-            with self._lock, torch.inference_mode():
-                segmentations = self._segment([known[number] for number in prompts], [*prompts.values()])
-            answers |= zip(prompts, segmentations, strict=True)
-        return [with_notes(answers[number], wording) for number, wording in enumerate(wordings)]
+        answers = iter(self._answer([question for asked in known for question in asked], max_new_tokens))
+        return [
+            with_notes(as_one([next(answers) for _ in asked], self.max_targets), wording)
+            for asked, wording in zip(known, wordings, strict=True)
+        ]
 
     def refine(
         self,
@@ -248,6 +234,7 @@ class Segmenter:
         clicks: Sequence[Click],
         mask: Mask | None = None,
         box: Sequence[float] | None = None,
+        adjust: Adjustment | None = None,
     ) -> Target:
         """Correct the mask of one object, or begin one, from clicks or a box.
 
@@ -259,6 +246,7 @@ class Segmenter:
                 latest counts.
             mask: The current mask, (H, W) bool; it changes only in connected parts that a click calls wrong.
             box: Edges x0, y0, x1, y1 in pixels of the photo, end exclusive; the result lies within.
+            adjust: Change `mask` without clicks and box, as `Refiner.adjust` does.
 
         Returns:
             The object, its phrase empty. Every positive click lies in its mask, no negative one does.
@@ -269,7 +257,10 @@ class Segmenter:
         """
         prepared = self._prepared(image)
         key = image_key(prepared, self.fingerprint or self.version)
-        refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        if adjust is None:
+            refined, score = self.refiner.refine(prepared, key, clicks, mask, box)
+        else:
+            refined, score = self.refiner.adjust(prepared, key, mask, adjust)
         return Target("", refined, score, mask_box(refined))
 
     def warm_clicks(self, image: Image.Image | Picture) -> None:
@@ -287,7 +278,7 @@ class Segmenter:
     def logits(self, request: Request, max_new_tokens: int = MAX_NEW_TOKENS) -> list[npt.NDArray[np.float32]]:
         """The logits that a request's masks are thresholded from (at 0).
 
-        For evaluation only: `segment_batch` never holds them whole in memory.
+        For evaluation only: of the prompt as typed, and whole in memory, as `segment_batch` never has them.
 
         Args:
             request: Image, prompt and history.
@@ -341,10 +332,9 @@ class Segmenter:
             self._drafts = Drafts(self.tokenizer)
 
     def _reword(self, prompt: str) -> Wording:
-        if self.vocabulary is None:
-            return Wording(prompt)
         # An adapter was taught the names of its own project.
-        return self.vocabulary.reword(prompt, report_unknown="+" not in self.version)
+        report = "+" not in self.version
+        return Wording(prompt) if self.vocabulary is None else self.vocabulary.reword(prompt, report)
 
     def _prepared(self, image: Image.Image | Picture) -> ProcessedImage:
         if isinstance(image, ProcessedImage):
@@ -352,6 +342,20 @@ class Segmenter:
         if not isinstance(image, Image.Image):
             raise TypeError(f"{type(image).__name__} is neither a PIL image nor one prepared by this model.")
         return self.prepare(image)
+
+    def _answer(self, requests: Sequence[Request], max_new_tokens: int) -> list[Segmentation | PromptError]:
+        answers: dict[int, Segmentation | PromptError] = {}
+        prompts: dict[int, EncodedPrompt] = {}
+        for number, request in enumerate(requests):
+            try:
+                prompts[number] = encode_prompt(self.model, self.tokenizer, request, max_new_tokens)
+            except PromptError as error:
+                answers[number] = error
+        if prompts:
+            with self._lock, torch.inference_mode():
+                segmentations = self._segment([requests[number] for number in prompts], [*prompts.values()])
+            answers |= zip(prompts, segmentations, strict=True)
+        return [answers[number] for number in range(len(requests))]
 
     def _segment(self, requests: Sequence[Request], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
         stopwatch = Stopwatch()
@@ -363,12 +367,10 @@ class Segmenter:
         ):
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
-            phrases = name_targets(texts, request.prompt)
-            targets = finish_targets(phrases, logits, image, self.model.config)
-            warnings = warnings_about(generation, stray)
-            answer = display_text(texts)
-            if self.model.config.pyramid_dim:
-                answer, targets = without_undrawn(texts, targets)
+            answer, targets, notes = shown_answer(
+                texts, request.prompt, logits, image, self.model.config, self.max_targets
+            )
+            warnings = (*warnings_about(generation, stray), *notes)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))
         stopwatch.lap("decode")
         return answers

@@ -3,6 +3,9 @@
 A model folder may hold `words.json`: the names that the model was taught, and the other words of its
 training prompts. With it a prompt is put into words that the model knows (capitals, one-letter typos) before
 the model reads it, and a name that the model was never taught is reported instead of answered by a guess.
+Its optional `prompt`, such as "Segment {}.", is the wording that the model answers best: a prompt that only
+names things ("cup", "Find the cup and a book.") is put into it; `recipes/pixellm_mini/canonical.py` measures
+which wording that is. With its optional `one_by_one` several names are asked for one by one.
 """
 
 from __future__ import annotations
@@ -10,21 +13,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 
+from pixellm_model.engine.phrases import asked_phrases
 from pixellm_model.errors import CheckpointError
 
 WORDS_FILE = "words.json"
+MAX_ONE_BY_ONE = 16  # names; they are answered together
 # Shorter words have too many neighbours: "cat" is one letter from "car" and from "cart".
 SHORTEST_CORRECTED = 4
 # A wrong letter counts as a typo only if its key lies beside the right one: "bottke" is a bottle, a rocket
 # is no racket.
 _KEYS = ("qwertyuiop", " asdfghjkl", "  zxcvbnm")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
+_POSSESSIVE = re.compile(r"['\u2019]s?$")
 # Where one thing ends and the next one begins: "the cup, the spoon and the book".
 _SEPARATOR = re.compile(r"\s*(?:[,;&+]|\band\b|\bor\b)\s*", re.IGNORECASE)
 
@@ -35,6 +41,7 @@ class Wording:
 
     Attributes:
         prompt: What the model is to read; empty when nothing is left that it knows.
+        one_by_one: Prompts to answer in its place, one for each name; empty to answer it as it is.
         unknown: Names the model was never taught, as they were typed, in order.
         corrected: Pairs of a typed word and the known word it was taken for.
     """
@@ -42,6 +49,14 @@ class Wording:
     prompt: str
     unknown: tuple[str, ...] = ()
     corrected: tuple[tuple[str, str], ...] = ()
+    one_by_one: tuple[str, ...] = ()
+
+    @property
+    def questions(self) -> tuple[str, ...]:
+        """What the model is asked; nothing if it knows no name."""
+        if self.unknown and not self.prompt:
+            return ()
+        return self.one_by_one or (self.prompt,)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -59,9 +74,23 @@ class Vocabulary:
     Args:
         names: Names of things, singular and plural; a name may have several words.
         others: All other words of the training prompts ("segment", "the", "red", "please").
+        prompt: The wording for bare names, with one "{}" in their place; None leaves them as typed.
+        one_by_one: Whether several bare names are asked for one by one in this wording.
+
+    Raises:
+        ValueError: `prompt` has not exactly one "{}".
     """
 
-    def __init__(self, names: Iterable[str], others: Iterable[str]) -> None:
+    def __init__(
+        self,
+        names: Iterable[str],
+        others: Iterable[str],
+        prompt: str | None = None,
+        one_by_one: bool = False,
+    ) -> None:
+        if prompt is not None and prompt.count("{}") != 1:
+            raise ValueError(f'the wording "{prompt}" needs exactly one {{}} in the place of the names')
+        self._prompt, self._one_by_one = prompt, one_by_one
         self._name_words = {word for name in names for word in words_of(name)}
         self._words = self._name_words | {word for text in others for word in words_of(text)}
 
@@ -80,15 +109,17 @@ class Vocabulary:
             return None
         try:
             content = json.loads(path.read_text("utf-8"))
-            return cls(content["names"], content["others"])
-        except (ValueError, KeyError, TypeError) as error:
+            prompt, one_by_one = content.get("prompt"), content.get("one_by_one", False)
+            return cls(content["names"], content["others"], prompt, one_by_one)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a list of names and other words: {error}.") from error
 
     def reword(self, prompt: str, report_unknown: bool = True) -> Wording:
         """Put a prompt into words that the model knows.
 
         Words in capitals become lower case, a word with one wrong letter becomes the one name it can be meant
-        for, and a part of the prompt that names something unknown is left out and reported.
+        for, and a part of the prompt that names something unknown is left out and reported. A prompt that
+        only names things is put into the wording that the model answers best.
 
         Args:
             prompt: The prompt as typed.
@@ -114,9 +145,29 @@ class Vocabulary:
             if kept:
                 kept.append(separators[number - 1])
             kept.append(part)
-        if not unknown:
-            return Wording(text, (), tuple(corrected))
-        return Wording("".join(kept).strip(), tuple(unknown), tuple(corrected))
+        if unknown:
+            text = "".join(kept).strip()
+        wording = Wording(text, tuple(unknown), tuple(corrected))
+        return self._in_best_wording(wording)
+
+    def _in_best_wording(self, wording: Wording) -> Wording:
+        """The wording that the model answers best; as it is if the prompt does more than name things."""
+        names = [name.lower() for name in asked_phrases(wording.prompt)]
+        if self._prompt is None or not names or not all(map(self._is_bare_name, names)):
+            return wording
+        *most, last = [f"the {name}" for name in names]
+        several = self._one_by_one and 1 < len(names) <= MAX_ONE_BY_ONE
+        return replace(
+            wording,
+            prompt=self._prompt.format(f"{', '.join(most)} and {last}" if most else last),
+            one_by_one=tuple(self._prompt.format(f"the {name}") for name in names) if several else (),
+        )
+
+    def _is_bare_name(self, part: str) -> bool:
+        only_words = not _WORD.sub("", part).strip()
+        return only_words and all(
+            word in self._name_words or word not in self._words for word in words_of(part)
+        )
 
     def _known_form(self, match: re.Match[str], corrected: list[tuple[str, str]]) -> str:
         typed = match.group()
@@ -125,6 +176,8 @@ class Vocabulary:
             # "Segment" may begin a sentence; anything else in capitals is only loud.
             starts_sentence = not match.string[: match.start()].strip() and typed == typed.capitalize()
             return typed if starts_sentence and typed != typed.upper() else lower
+        if _POSSESSIVE.sub("", lower) in self._name_words:  # "the cat's ear" is no cat
+            return lower
         for typos in (_slips_of(lower), _typos_of(lower)):
             near = {word for word in typos if word in self._name_words}
             if len(near) == 1:

@@ -1,6 +1,6 @@
 """Trains the click head on photos with true masks and simulated clicks.
 
-    python -m recipes.pixellm_mini.clicks --cache DIR ... --out DIR --minutes 60 [--export FILE]
+    python -m recipes.pixellm_mini.clicks --cache DIR ... --out DIR --minutes 60 [--init FILE] [--export FILE]
 
 A robot user clicks on each object a few times, each click where the last prediction is most wrong; the loss
 is taken on every prediction. A sample starts from nothing, an imperfect mask or a box, with or without
@@ -293,6 +293,11 @@ class TrainingState:
         self.optimiser = torch.optim.AdamW(self.head.parameters(), learning_rate, weight_decay=0.02)
         self.step, self.spent = 0, 0.0
 
+    def begin_with(self, head: ClickHead) -> None:
+        """Take over the weights of a trained head."""
+        self.head.load_state_dict(head.state_dict())
+        self.mean.load_state_dict(head.state_dict())
+
     def load(self, path: Path) -> None:
         """Continue from what `save` wrote."""
         saved = torch.load(path, weights_only=True)
@@ -335,6 +340,8 @@ def train(arguments: argparse.Namespace) -> None:
     state = TrainingState([deep, *(len(maps.second[stride]) for stride in (16, 8, 4))], arguments.lr)
     if path.exists():
         state.load(path)
+    elif arguments.init is not None:
+        state.begin_with(ClickHead.load(arguments.init))
     batches = iter(Batches(caches, arguments.seed + state.step))
     rng = np.random.default_rng([arguments.seed, state.step])
     last, saved, losses = time.monotonic(), time.monotonic(), []
@@ -372,6 +379,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--init", type=Path, help="a trained head to begin with, such as the one that ships")
     parser.add_argument("--pause", type=Path, help="a file: while it exists, training waits")
     parser.add_argument("--export", type=Path, help="where to write the weights afterwards")
     arguments = parser.parse_args()

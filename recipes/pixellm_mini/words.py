@@ -25,8 +25,14 @@ def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser("python -m recipes.pixellm_mini.words", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the model folder")
+    parser.add_argument(
+        "--prompt", help='wording for bare names, as `canonical` measures it: "Segment {}."; as typed without'
+    )
+    parser.add_argument("--one-by-one", action="store_true", help="ask for several names one by one")
     arguments = parser.parse_args()
-    words = {"names": taught_names(), "others": sorted(set(wordings()))}
+    words: dict[str, object] = {"names": taught_names(), "others": sorted(set(wordings()))}
+    if arguments.prompt:
+        words = {"prompt": arguments.prompt, "one_by_one": arguments.one_by_one, **words}
     (arguments.out / WORDS_FILE).write_text(json.dumps(words, indent=0, ensure_ascii=False) + "\n", "utf-8")
 
 

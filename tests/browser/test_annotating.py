@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,7 +166,7 @@ def test_the_page_says_that_auto_annotation_is_off(project: Project, editor: Edi
 
 @pytest.mark.parametrize("image", ["cat.jpg", "coffee.jpg", "astronaut.jpg"])
 def test_prompt_and_answer_are_seen_above_the_image(project: Project, editor: Editor, image: str) -> None:
-    """Landscape and square pictures: the answer stands between the prompt and the image."""
+    """Landscape and square pictures: prompt, answer, and the whole image on one screen."""
     editor.open(project.task(samples.FOLDER / image))
     editor.ask("the cup and the person")
     editor.shot("answered")
@@ -174,6 +175,9 @@ def test_prompt_and_answer_are_seen_above_the_image(project: Project, editor: Ed
     picture = editor.page.locator("canvas").first.bounding_box()
     assert viewport and prompt and answer and picture
     assert 0 < prompt["y"] < answer["y"] < picture["y"] < viewport["height"] / 2
+    bar = editor.toggle.locator("xpath=ancestor::*[contains(@class, 'bottombar')][last()]").bounding_box()
+    assert bar
+    assert picture["y"] + picture["height"] <= bar["y"], "the image reaches below the screen"
 
 
 def test_a_question_under_way_hides_the_old_answer(project: Project, editor: Editor) -> None:
@@ -217,3 +221,48 @@ def test_a_mask_is_begun_and_corrected_by_pointing(project: Project, editor: Edi
         assert not mask[round(0.62 * height), round(0.73 * width)]
     editor.shot("corrected")
     assert editor.answer()
+
+
+def area_of(item: dict[str, Any], image: Path) -> int:
+    with Image.open(image) as picture:
+        width, height = picture.size
+    return int(decode(item["value"]["rle"], height, width).sum())
+
+
+def test_words_change_the_mask_that_was_shown_last(project: Project, editor: Editor) -> None:
+    """Tighter twice, before and after accepting; what cannot be done is said."""
+    task = project.task(samples.PROVED)
+    editor.open(task)
+    (book,) = [item for item in editor.ask("the book") if item["type"] == "brushlabels"]
+    editor.accept_all(1)
+    time.sleep(6)
+    (tighter,) = [item for item in editor.ask("tighter") if item["type"] == "brushlabels"]
+    editor.shot("tighter")
+    assert tighter["id"] == book["id"] and "is tighter now" in editor.answer()
+    (again,) = [item for item in editor.ask("even tighter") if item["type"] == "brushlabels"]
+    areas = [area_of(item, samples.PROVED) for item in (book, tighter, again)]
+    assert areas == sorted(areas, reverse=True) and len(set(areas)) == 3
+    editor.accept_all(1)
+    expect(editor.page.locator(".lsf-outliner-item__title")).to_have_count(1)
+    time.sleep(6)  # a mask that is not in the draft yet would be proposed again, in case it still waits
+    assert editor.ask("without the banana") and "nothing was changed" in editor.answer().lower()
+    editor.shot("refused")
+    editor.submit()
+    (annotation,) = project.label_studio.annotations(task)
+    (mask,) = [item for item in annotation["result"] if item["type"] == "brushlabels"]
+    assert area_of(mask, samples.PROVED) == areas[-1] and mask["value"]["brushlabels"] == ["Book"]
+
+
+def test_of_the_masks_that_wait_only_the_chosen_one_stays(project: Project, editor: Editor) -> None:
+    task = project.task(samples.PROVED)
+    editor.open(task)
+    both = [item for item in editor.ask("the cup and the book") if item["type"] == "brushlabels"]
+    assert len(both) == 2
+    chosen = [item for item in editor.ask("only the left one") if item["type"] == "brushlabels"]
+    editor.shot("chosen")
+    assert [item["id"] for item in chosen] == [both[0]["id"]] and "cup" in editor.answer()
+    editor.accept_all(1)
+    editor.submit()
+    (annotation,) = project.label_studio.annotations(task)
+    masks = [item for item in annotation["result"] if item["type"] == "brushlabels"]
+    assert [item["value"]["brushlabels"] for item in masks] == [["Cup"]]

@@ -124,7 +124,9 @@ class TestPrompt:
             (also,) = ask(client, prompted("also the square", drafts=drafts))
             assert said(also).startswith("the square, after 0 turns")
             (only,) = ask(client, prompted("only the left one", drafts=drafts))
-            assert masks(only) == [] and "Say it in full" in said(only)
+            assert masks(only) == masks(also) and "There is only" in said(only)
+            (other,) = ask(client, prompted("the other one", drafts=drafts))
+            assert masks(other) == [] and "Say it in full" in said(other)
             (first,) = ask(client, prompted("only the left one"))
             assert said(first).startswith("only the left one, after 0 turns")
         assert workers.seen() == ["the circle", "the square", "only the left one"]

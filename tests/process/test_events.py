@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rq import SimpleWorker
 from rq.timeouts import JobTimeoutException
 from sqlalchemy import select
 from starlette.testclient import TestClient
@@ -26,7 +27,7 @@ from support.annotations import drawn, event, picture
 from worker.images.decode import decode
 from worker.jobs.contract import SegmentJob, SegmentResult
 from worker.jobs.queue import connect
-from worker.store import Database, dataset
+from worker.store import Database, DatabaseUnavailable, dataset
 from worker.store.corrections import MAX_PROPOSALS, record_proposal
 from worker.store.tables import Event, Proposal, now
 
@@ -300,6 +301,21 @@ def test_disagreeing_annotators_of_an_image_are_shown(
     assert "annotation 7 by user 3 disagrees; IoU by label: Book 0.00, Cup 0.11" in shown
     assert command_line.main(["dataset", "show", "8"]) == 0
     assert "not learned: a region has no value" in capsys.readouterr().out
+
+
+def test_an_event_whose_attempt_met_an_outage_is_queued_by_the_next_check(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(collector, event(5, [drawn()]))
+    monkeypatch.setattr(collector, "apply", raising(DatabaseUnavailable("away")))
+    worker = SimpleWorker(["pixellm-corrections"], connection=collector.connection, serializer="json")
+    worker.work(burst=True, logging_level="CRITICAL")
+    monkeypatch.undo()
+    monkeypatch.setattr(jobs, "get_collector", lambda: collector)
+    assert [row.state for row in events(collector)] == ["pending"]
+    jobs.requeue_overdue()
+    worker.work(burst=True, logging_level="CRITICAL")
+    assert [row.state for row in events(collector)] == ["done"]
 
 
 def test_events_that_wait_long_are_not_queued_twice(collector: Collector) -> None:

@@ -42,6 +42,7 @@ READ_BY = {
         *MODEL,
         *{"redis_url", "log_level", "data_dir"},
         *{"job_timeout_s", "worker_batch_size", "image_cache_bytes", "prefix_cache_bytes", "adapters_kept"},
+        *{"max_targets"},
     },
     "learner": {
         *MODEL,

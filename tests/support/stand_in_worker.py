@@ -55,10 +55,16 @@ class ObedientModel:
         clicks: Sequence[Click],
         mask: np.ndarray | None = None,
         box: tuple[float, float, float, float] | None = None,
+        adjust: str | None = None,
     ) -> SimpleNamespace:
-        """The mask with the pixels of positive clicks added and those of negative ones removed."""
+        """The mask with the pixels of positive clicks added and those of negative ones removed; adjusted, it
+        loses its first row or gains one below."""
         note(f"refine {len(clicks)} clicks, {'a' if mask is not None else 'no'} mask, box {box}")
         result = np.zeros(image.original, bool) if mask is None else mask.copy()
+        if adjust is not None:
+            rows, columns = np.nonzero(result)
+            changed = rows.min() if adjust == "tighter" else rows.max() + 1
+            result[changed, columns] = adjust != "tighter"
         if box is not None:
             left, top, right, bottom = (round(side) for side in box)
             result[top:bottom, left:right] = True
@@ -96,7 +102,7 @@ def obey(question: Request) -> SimpleNamespace | PromptError:
             raise RuntimeError("an internal detail")
         case ["refuse"]:
             return PromptError("The prompt is too long for the model; shorten it.")
-        case ["nothing", *_]:
+        case ["nothing", *_] | ["the", "missing", *_]:
             return SimpleNamespace(answer="There is none.", targets=(), warnings=(), timings={}, unknown=())
     assert not isinstance(question.image, Image.Image), "the worker asks about what was prepared"
     mask = np.zeros(question.image.original, dtype=bool)

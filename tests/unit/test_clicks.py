@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from pixellm_model import Click, ClickError, Segmenter
+from pixellm_model.clicks.adjust import Adjustment, clicks_inside, moved_border
 from pixellm_model.clicks.cache import PhotoCache
 from pixellm_model.clicks.head import CLICK_HEAD_FILE, ClickHead
 from pixellm_model.clicks.postprocess import accepted_changes, enforce_clicks
@@ -232,3 +233,47 @@ def test_the_robot_user_clicks_into_the_thickest_error() -> None:
     assert next_click(truth, truth) is None
     again = next_click(truth, mask, [(first.x, first.y)])
     assert again is not None and (again.x, again.y) != (first.x, first.y)
+
+
+def test_a_mask_becomes_tighter_and_looser_by_a_small_step(with_head: Segmenter, photo: Image.Image) -> None:
+    mask = disk(100, 120, 50)
+    tighter = with_head.refine(photo, [], mask, adjust="tighter").mask
+    looser = with_head.refine(photo, [], mask, adjust="looser").mask
+    assert not (tighter & ~mask).any() and not (mask & ~looser).any()
+    assert 0.9 < tighter.sum() / mask.sum() < 0.99 and 1.01 < looser.sum() / mask.sum() < 1.1
+
+
+@pytest.mark.parametrize("adjust", ["tighter", "looser", "whole"])
+def test_no_mask_is_refused_and_the_smallest_stays(
+    with_head: Segmenter, photo: Image.Image, adjust: Adjustment
+) -> None:
+    with pytest.raises(ClickError, match="no mask"):
+        with_head.refine(photo, [], np.zeros((HEIGHT, WIDTH), bool), adjust=adjust)
+    assert with_head.refine(photo, [], disk(100, 120, 0), adjust=adjust).mask.any()
+    everything = np.ones((HEIGHT, WIDTH), bool)
+    assert with_head.refine(photo, [], everything, adjust=adjust).mask.any()
+
+
+def test_half_an_object_grows_to_the_whole(segmenter: Segmenter, photo: Image.Image) -> None:
+    whole = disk(100, 120, 55)
+    half = whole.copy()
+    half[:, 100:] = False
+    grown = segmenter.refine(photo, [], half, adjust="whole").mask
+    assert not (half & ~grown).any() and iou(grown, whole) > 0.85
+
+
+def test_borders_of_large_masks_move_alike() -> None:
+    small, large = disk(100, 120, 50), np.kron(disk(100, 120, 50), np.ones((8, 8), bool))
+    ratios = [moved_border(mask, outwards=True).sum() / mask.sum() for mask in (small, large)]
+    assert ratios[0] == pytest.approx(ratios[1], abs=0.04)
+    corner = np.zeros((60, 80), bool)
+    corner[:30, :40] = True
+    assert moved_border(corner, outwards=False)[0, 0], "the image's own border is no border of the mask"
+
+
+def test_clicks_lie_inside_and_apart() -> None:
+    mask = disk(60, 120, 40) | disk(200, 120, 20)
+    clicks = clicks_inside(mask)
+    assert len(clicks) == 5 and all(mask[click.pixel] for click in clicks)
+    assert clicks[0].pixel == pytest.approx((120, 60), abs=3)
+    assert any(click.x > 150 for click in clicks)

@@ -62,7 +62,7 @@ def test_a_fresh_adapter_changes_nothing_and_shares_the_base() -> None:
     base = Segmenter.from_pretrained(device="cpu")
     config = adapter.AdapterConfig(base.fingerprint, base.tokenizer.codebook.ids)
     model = adapter.attach(base.model, config)
-    with_it = Segmenter(model, base.tokenizer, "tuned")
+    with_it = Segmenter(model, base.tokenizer, "tuned", vocabulary=base.vocabulary)
     image = Image.open(SCENE).convert("RGB")
     one, other = (s.segment(image, "the cup and the book") for s in (base, with_it))
     assert one.answer == other.answer and one.targets

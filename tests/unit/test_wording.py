@@ -88,11 +88,84 @@ def test_another_language_is_unknown() -> None:
     assert WORDS.reword("la tasse") == Wording("", ("la tasse",))
 
 
+def test_a_part_of_a_known_thing_is_named_as_typed() -> None:
+    assert WORDS.reword("the dog's ear") == Wording("", ("dog's ear",))
+
+
+BEST = Vocabulary(
+    ["apple", "cup", "cups", "dog", "fire hydrant"],
+    ["Segment the {x}.", "segment", "red", "all", "on left only one also and", "a", "where is"],
+    "Segment {}.",
+)
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [
+        ("cup", "Segment the cup."),
+        ("Cup", "Segment the cup."),
+        ("the cup", "Segment the cup."),
+        ("THE CUP!", "Segment the cup."),
+        ("a cup.", "Segment the cup."),
+        ("Segment the cup.", "Segment the cup."),
+        ("Can you find the cup in this image?", "Segment the cup."),
+        ("where is the dog", "Segment the dog."),
+        ("cups", "Segment the cups."),
+        ("fire hydrant", "Segment the fire hydrant."),
+        ("the cup and the dog", "Segment the cup and the dog."),
+        ("Cup, dog, and apple", "Segment the cup, the dog and the apple."),
+        ("the cup and the rocket", "Segment the cup."),
+    ],
+)
+def test_the_same_names_are_always_asked_for_in_the_same_wording(typed: str, read: str) -> None:
+    assert BEST.reword(typed).prompt == read
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "cup & dog",
+        "Segment the red cup.",
+        "the red cup",
+        "the cup on the left",
+        "all cups",
+        "only the left one",
+        "also the cup",
+        "segment",
+        "the",
+    ],
+)
+def test_what_says_more_than_names_stays_as_typed(prompt: str) -> None:
+    assert BEST.reword(prompt).prompt == prompt
+
+
+def test_several_names_are_asked_for_one_by_one_where_that_is_better() -> None:
+    words = Vocabulary(["cup", "dog"], ["the", "red", "segment"], "segment {}", one_by_one=True)
+    assert words.reword("the cup and a dog").questions == ("segment the cup", "segment the dog")
+    assert words.reword("the cup and the rocket").questions == ("segment the cup",)
+    assert words.reword("the red cup and the dog").questions == ("the red cup and the dog",)
+    assert words.reword("the rocket").questions == ()
+    assert len(words.reword(", ".join(["cup"] * 17)).questions) == 1
+
+
+def test_a_model_that_learned_more_names_is_asked_for_them_in_its_best_wording() -> None:
+    assert BEST.reword("the rocket", report_unknown=False).prompt == "Segment the rocket."
+
+
+@pytest.mark.parametrize("wording", ["Segment it.", "{} and {}"])
+def test_a_wording_needs_one_place_for_the_names(wording: str) -> None:
+    with pytest.raises(ValueError, match="exactly one"):
+        Vocabulary(["cup"], [], wording)
+
+
 def test_a_folder_without_words_takes_any(tmp_path: Path) -> None:
     assert Vocabulary.from_folder(tmp_path) is None
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"names": 1, "others": []}'])
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", '{"names": 1, "others": []}', '{"names": [], "others": [], "prompt": "Segment it."}'],
+)
 def test_a_damaged_file_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / WORDS_FILE).write_text(content)
     with pytest.raises(CheckpointError, match=WORDS_FILE):

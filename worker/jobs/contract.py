@@ -15,6 +15,7 @@ CONTRACT_VERSION: Final = 1
 MAX_PROMPT_CHARS = 2000
 MAX_CLICKS = 64
 Priority = Literal["interactive", "batch"]
+Adjustment = Literal["tighter", "looser", "whole"]
 
 
 class _Message(BaseModel):
@@ -67,6 +68,8 @@ class SegmentJob(_Message):
             names it.
         box: x0, y0, x1, y1 in pixels, end exclusive; the object lies within.
         mask: The object's current mask; None to begin one.
+        adjust: With this the job changes `mask` without clicks: along the image's edges, or to the whole
+            object.
     """
 
     version: Literal[1] = CONTRACT_VERSION
@@ -80,18 +83,19 @@ class SegmentJob(_Message):
     clicks: tuple[Click, ...] = Field((), max_length=MAX_CLICKS)
     box: tuple[float, float, float, float] | None = None
     mask: CocoRLE | None = None
+    adjust: Adjustment | None = None
 
     @property
     def refines(self) -> bool:
-        """Whether it is about clicks or a box instead of words."""
-        return bool(self.clicks or self.box)
+        """Whether it is about one object's mask instead of words."""
+        return bool(self.clicks or self.box or self.adjust)
 
     @property
     def job_id(self) -> str:
         """RQ's id of the job: a hash of what determines the answer, so that equal prompts are one job."""
         fields = {"version", "image", "prompt", "history", "model_version"}
         if self.refines:
-            fields |= {"clicks", "box", "mask"}
+            fields |= {"clicks", "box", "mask", "adjust"}
         identity = self.model_dump_json(include=fields)
         return "seg-" + hashlib.sha256(identity.encode()).hexdigest()[:32]
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from pixellm_model import Click, Picture, PromptError, Request
+from worker.jobs.contract import Adjustment
 
 
 class ModelTarget(Protocol):
@@ -85,6 +86,7 @@ class Model(Protocol):
         clicks: Sequence[Click],
         mask: npt.NDArray[np.bool_] | None = None,
         box: tuple[float, float, float, float] | None = None,
+        adjust: Adjustment | None = None,
     ) -> ModelTarget:
         """Correct or begin the mask of one object.
 
@@ -93,6 +95,8 @@ class Model(Protocol):
             clicks: The points, in pixels of the photo.
             mask: The current mask, (height, width); None to begin one.
             box: x0, y0, x1, y1 in pixels, end exclusive; the object lies within.
+            adjust: In place of clicks and box: make `mask` tighter or looser along the image's edges, or grow
+                it to the whole object.
 
         Returns:
             The object; every positive click lies in its mask and no negative one does.

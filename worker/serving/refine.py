@@ -1,4 +1,4 @@
-"""Answers clicks: the corrected mask of one object in place of an answer in words."""
+"""Answers clicks and adjustments: the changed mask of one object in place of an answer in words."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def refine(model: Model, job: SegmentJob, picture: Picture) -> RefinedAnswer | P
 
     Args:
         model: The model.
-        job: A job with clicks or a box.
+        job: A job with clicks, a box or an adjustment.
         picture: Its image, prepared by `model`.
 
     Returns:
@@ -41,7 +41,7 @@ def refine(model: Model, job: SegmentJob, picture: Picture) -> RefinedAnswer | P
         return PromptError("The mask is of another size than the image; the image has changed since.")
     clicks = [Click(click.x, click.y, click.positive) for click in job.clicks]
     try:
-        target = model.refine(picture, clicks, mask, job.box)
+        target = model.refine(picture, clicks, mask, job.box, job.adjust)
     except ClickError as error:
         return PromptError(str(error))
     return RefinedAnswer((target,), timings={"refine": time.perf_counter() - start})

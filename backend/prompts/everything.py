@@ -1,0 +1,89 @@
+"""The prompt "everything": all labels of the project, asked for one by one, as one answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from backend.prompts.regions import Prediction, ResultItem, answer_item, answer_text
+from label_config import CATCH_ALL, LabelConfig
+from worker.jobs.contract import SegmentResult
+
+MAX_QUESTIONS = 100
+_EVERYTHING = re.compile(
+    r"(?:(?:please|can you|could you)\s+)*"
+    r"(?:(?:segment|mask|find|show|mark|label|select|outline|highlight)\s+(?:me\s+)?)?"
+    r"(?:everything|all|all (?:of )?(?:the )?(?:objects|things|labels)|(?:every|each) (?:object|thing|label))"
+    r"(?:\s+(?:here|you (?:see|know|can see)|in (?:this|the) (?:image|photo|picture)))?"
+    r"[\s,]*(?:please)?[\s.!?]*",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(r"\[(\d+)\]")
+_DENIAL = re.compile(r"\s*\bThere (?:is|are) no [^.]*\.")
+
+
+def asks_for_everything(prompt: str) -> bool:
+    """Return whether a prompt asks for all that there is, without naming anything.
+
+    >>> asks_for_everything("Segment everything, please."), asks_for_everything("everything red")
+    (True, False)
+    """
+    return bool(_EVERYTHING.fullmatch(prompt.strip()))
+
+
+def labels_questions(config: LabelConfig) -> list[str]:
+    """Return the prompts that "everything" stands for: one for each label but "Other" and the like.
+
+    Asked for one by one, the shipped model confuses absent things with present ones far less than in a list.
+
+    Returns:
+        At most MAX_QUESTIONS prompts; none if there is no such label.
+    """
+    names = [label.value.lower() for label in config.labels if label.value.casefold() not in CATCH_ALL]
+    return [f"Segment the {name}." for name in names[:MAX_QUESTIONS]]
+
+
+def as_one(
+    predictions: Sequence[Prediction],
+    results: Sequence[SegmentResult],
+    config: LabelConfig,
+    min_score: float = 0.0,
+) -> Prediction:
+    """Join the answers to several prompts about one image.
+
+    Args:
+        predictions: The prediction of each answer.
+        results: The answers, in the same order; at least one.
+        config: The project's labeling configuration.
+        min_score: Targets with a lower score are left out.
+
+    Returns:
+        The regions of all, and one text with numbers that go on from answer to answer.
+    """
+    regions: list[ResultItem] = [
+        item
+        for prediction in predictions
+        for item in prediction["result"]
+        if item.get("from_name") != config.answer
+    ]
+    said, count = [], 0
+    for result in results:
+        found = _DENIAL.sub("", result.answer).strip()
+        said.append(_from(count, found))
+        count += len(result.targets)
+    if any(_DENIAL.search(result.answer) for result in results):
+        said.append("Of the other labels nothing was found." if count else "Nothing was found.")
+    joined = results[0].model_copy(
+        update={
+            "answer": " ".join(filter(None, said)),
+            "targets": tuple(target for result in results for target in result.targets),
+            "warnings": tuple(dict.fromkeys(warning for result in results for warning in result.warnings)),
+        }
+    )
+    text = answer_text(joined, config, min_score)
+    return predictions[0] | {"result": regions + answer_item(config, text)}
+
+
+def _from(start: int, text: str) -> str:
+    """A text whose numbers begin after `start`."""
+    return _NUMBER.sub(lambda match: f"[{start + int(match[1])}]", text)
