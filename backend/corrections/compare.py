@@ -8,8 +8,8 @@ and target. Label Studio gives an accepted region whatever label is active in th
 A target shown by polygons has one for each part of its mask. They are compared as one mask. Polygons that
 nobody changed stand for the proposed mask, which they follow only roughly.
 
-A target without a mask is rejected only if `Evidence` says so. Otherwise it may only have been forgotten, and
-its outcome is `open`.
+A target without a mask is rejected only if `Evidence` says so. Otherwise it may only have been forgotten, or
+never been shown because of its low score, and its outcome is `open`.
 """
 
 from __future__ import annotations
@@ -41,11 +41,19 @@ OutcomeKind = Literal["accepted", "edited", "relabelled", "redrawn", "rejected",
 
 @dataclass(frozen=True)
 class ProposedTarget:
-    """One target of a proposal; `mask` is empty where the model named it but found nothing."""
+    """One target of a proposal.
+
+    Attributes:
+        phrase: What the model calls it.
+        mask: Shape (height, width); empty where the model named it but found nothing.
+        score: The model's confidence, 0..1.
+        hidden: Whether it was not shown, because of its low score.
+    """
 
     phrase: str
     mask: Mask
     score: float = 0.0
+    hidden: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,6 +123,7 @@ def targets_from_json(targets: Sequence[dict[str, Any]]) -> tuple[ProposedTarget
             target["phrase"],
             from_rle(CocoRLE.model_validate(target["mask"])),
             float(target["score"]),
+            bool(target.get("hidden")),
         )
         for target in targets
     )
@@ -300,7 +309,8 @@ def _added(
     """
     missed: dict[str, tuple[ProposedAnswer, str]] = {}
     for proposal in proposals:
-        found = {map_label(target.phrase, config) for target in proposal.targets if target.mask.any()}
+        shown = (target for target in proposal.targets if target.mask.any() and not target.hidden)
+        found = {map_label(target.phrase, config) for target in shown}
         if proposal.job in used_jobs or not found:
             asked = labels_in_prompt(proposal.prompt, config)
             missed |= {label: (proposal, words) for label, words in asked.items() if label not in found}

@@ -35,7 +35,7 @@ from worker.settings import WorkerSettings
 from worker.store import Blobs, Database, DatabaseUnavailable, dataset, runs
 from worker.store.corrections import record_proposal
 from worker.store.database import MIGRATIONS
-from worker.store.tables import Base, Correction, Event, TrainingRun
+from worker.store.tables import Base, Correction, Event, Proposal, TrainingRun
 
 NOTHING_ELSE = {
     "id": "n",
@@ -242,15 +242,14 @@ def test_only_an_explicit_choice_rejects_what_was_proposed(collector: Collector)
     assert [outcome["kind"] for outcome in correction.outcomes] == ["rejected"]
 
 
-def test_what_was_not_shown_is_not_rejected(collector: Collector) -> None:
+def test_what_is_hidden_is_recorded_as_it_was_last(collector: Collector) -> None:
     job = SegmentJob(image="data:,", prompt="the cup", project="1", task="6")
-    with collector.database.session() as session:
-        record_proposal(session, job, proposal(job))
-        record_proposal(session, job, proposal(job), hidden=[0])
-    send(collector, event(6, []))
-    process_all(collector)
-    correction = corrections(collector)["6"]
-    assert correction.turns == [] and correction.outcomes == []
+    for hidden in ([], [0], []):
+        with collector.database.session() as session:
+            record_proposal(session, job, proposal(job), hidden)
+        with collector.database.session() as session:
+            (row,) = session.scalars(select(Proposal))
+            assert [target.get("hidden", False) for target in row.targets] == [bool(hidden)]
 
 
 def test_a_replaced_mask_denies_nothing(collector: Collector) -> None:

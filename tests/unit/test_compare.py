@@ -308,6 +308,27 @@ def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
     assert [o.job for o in compare(by_hand, [denied, later, other], CONFIG)] == ["seg-3"]
 
 
+def test_what_was_not_shown_is_not_rejected() -> None:
+    cup, book = PROPOSED.targets
+    proposed = replace(PROPOSED, targets=(cup, replace(book, hidden=True)))
+    accepted = region(block(1))
+    outcomes, (turn,), _ = learned([accepted], [proposed], prediction={"result": [accepted]})
+    assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("open", "Book")]
+    assert turn["prompt"] == "Segment the cup.", "an answer without the book would deny it"
+    # The annotation began as a copy without any mask, since both scores were too low.
+    proposed = replace(proposed, targets=tuple(replace(target, hidden=True) for target in PROPOSED.targets))
+    assert learned([], [proposed], prediction={"result": []})[:2] == ([], [])
+
+
+def test_what_was_not_shown_does_not_count_as_an_answer() -> None:
+    hidden = replace(PROPOSED.targets[1], hidden=True)
+    asked = replace(PROPOSED, prompt="the book", answer="book is [1].", targets=(hidden,))
+    by_hand = region(block(12), "Book", "manual", None)
+    assert [(o.kind, o.job) for o in learned([by_hand], [asked])[0]] == [("redrawn", "seg-1")]
+    elsewhere = region(block(18), "Book", "manual", None)
+    assert ("added", "seg-1") in {(o.kind, o.job) for o in learned([elsewhere], [asked])[0]}
+
+
 def test_half_an_answer_is_completed_by_hand() -> None:
     half = ProposedAnswer(
         "seg-1",
