@@ -185,20 +185,19 @@ def _without_region(
     missing: Sequence[Outcome], final: Sequence[Outcome], proposals: Sequence[ProposedAnswer]
 ) -> list[Outcome]:
     """Return the outcomes of targets without a region; those that say nothing are left out."""
-    masks = [(outcome.label, outcome.region.mask) for outcome in final if outcome.region is not None]
-    labels = {label for label, _ in masks}
+    labels = {outcome.label for outcome in final if outcome.region is not None}
     used_jobs = {outcome.job for outcome in final}
     outcomes: list[Outcome] = []
     for proposal in proposals:
         of_job = [outcome for outcome in missing if outcome.job == proposal.job]
-        covered = [outcome for outcome in of_job if _is_covered(outcome, proposal, masks)]
+        covered = [outcome for outcome in of_job if _is_covered(outcome, proposal, final)]
         if proposal.job in used_jobs:
             # What another prompt's mask covers belongs to this prompt's answer too, which lacks it then.
             outcomes += [replace(one, kind="open") if one in covered else one for one in of_job]
-        elif not masks or all(outcome.label and outcome.label not in labels for outcome in of_job):
+        elif not labels or all(outcome.label and outcome.label not in labels for outcome in of_job):
             # There may be regions of the same thing from another prompt: a rejected mask denies only labels
             # that the annotation has not.
-            outcomes += [outcome for outcome in of_job if outcome.kind == "rejected"]
+            outcomes += of_job if any(outcome.kind == "rejected" for outcome in of_job) else []
         else:
             outcomes += [
                 outcome
@@ -208,11 +207,17 @@ def _without_region(
     return outcomes
 
 
-def _is_covered(outcome: Outcome, proposal: ProposedAnswer, masks: Sequence[tuple[str | None, Mask]]) -> bool:
-    """Return whether the annotation has a mask of a target's object under the same label."""
-    assert outcome.index is not None
-    target = proposal.targets[outcome.index]
-    return any(label == outcome.label and _iou(target.mask, mask) >= SAME_OBJECT_IOU for label, mask in masks)
+def _is_covered(missing: Outcome, proposal: ProposedAnswer, final: Sequence[Outcome]) -> bool:
+    """Return whether a region that is no answer to the same prompt shows a target's object."""
+    assert missing.index is not None
+    target = proposal.targets[missing.index]
+    return any(
+        outcome.label == missing.label
+        and outcome.job != missing.job
+        and outcome.region is not None
+        and _iou(target.mask, outcome.region.mask) >= SAME_OBJECT_IOU
+        for outcome in final
+    )
 
 
 def _from_proposals(

@@ -20,11 +20,10 @@ from backend.corrections.announce import announce, unannounced
 from backend.corrections.collector import Collector
 from backend.corrections.reconcile import reconcile
 from backend.corrections.webhook_inbox import (
-    EVENT_TIMEOUT_S,
     WebhookInbox,
     enqueue_event,
-    events_with_job,
     spool_folder,
+    waiting_events,
 )
 from backend.label_studio.client import LabelStudioUnavailable
 from label_config import ConfigError
@@ -37,10 +36,10 @@ log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 12  # the last after an hour's pause; then `reconcile` or a person has to help
 MAX_UNEXPECTED = 4  # attempts that end with an error that nobody expects
-MAX_INTERRUPTED = 4  # attempts in a row that do not end: the event kills its process
+MAX_INTERRUPTED = 6  # attempts in a row that do not end: the event kills its process
 MAX_PAUSE_S = 3600
 INTERRUPTED = "its processing was ended from outside, by a signal or for want of memory"
-# A pending event that is older than this has no job any more.
+# A pending event that is older than this has no job any more, and an attempt has ended with its process.
 LOST_AFTER_S = 60
 MAX_REQUEUED = 1000
 # Kinds of ImageError that another attempt cannot help.
@@ -74,7 +73,7 @@ def process_event(event_id: int) -> None:
             return
         event.attempts += 1
         event.interrupted += 1
-        event.due_at = now() + timedelta(seconds=EVENT_TIMEOUT_S)
+        event.due_at = now() + timedelta(seconds=LOST_AFTER_S)
     state, reason, pause_s = _apply(collector, event)
     with collector.database.session() as session:
         event = session.get(Event, event_id)
@@ -101,14 +100,13 @@ def requeue_overdue() -> None:
     except OSError as error:
         log.warning("the events in the spool folder go on waiting: %s", error)
     with collector.database.read() as session:
-        # An attempt that did not end is due as soon as its job does not run any more.
-        retry_due = (Event.attempts > 0) & ((Event.due_at <= now()) | (Event.interrupted > 0))
+        retry_due = (Event.attempts > 0) & (Event.due_at <= now())
         lost = Event.due_at <= now() - timedelta(seconds=LOST_AFTER_S)
         query = select(Event.id).where(Event.state == "pending", retry_due | lost).order_by(Event.id)
         overdue = session.scalars(query.limit(MAX_REQUEUED)).all()
-    with_job = events_with_job(collector.connection)  # in a long queue, events grow old with their jobs
+    waiting = waiting_events(collector.connection)  # in a long queue, events grow old with their jobs
     for event_id in overdue:
-        if event_id not in with_job:
+        if event_id not in waiting:
             enqueue_event(collector.connection, event_id)
     runs.requeue(collector.database, collector.connection)
     for project in unannounced(Registry(collector.settings), collector.database):

@@ -179,14 +179,13 @@ def enqueue_event(connection: Redis, event_id: int) -> None:
     )
 
 
-def events_with_job(connection: Redis) -> set[int]:
-    """Return the ids of the events whose jobs wait in the queue or are running.
+def waiting_events(connection: Redis) -> set[int]:
+    """Return the ids of the events whose jobs wait in the queue.
 
     Raises:
         RedisError: Redis cannot be used.
     """
-    queue = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json")
-    ids = queue.get_job_ids() + queue.started_job_registry.get_job_ids(cleanup=False)
+    ids = Queue(CORRECTIONS_QUEUE, connection=connection, serializer="json").get_job_ids()
     return {int(name.removeprefix(JOB_PREFIX)) for name in ids if name.startswith(JOB_PREFIX)}
 
 

@@ -115,7 +115,9 @@ def test_what_was_rejected_is_denied_by_choice(project: Project, editor: Editor)
     editor.shot("chosen")
     time.sleep(1)
     assert not [url for url in asked if "interactive-annotating" in url]
-    editor.submit()
+    with editor.page.expect_response("**/annotations?**") as saved:
+        editor.click_submit()
+    assert saved.value.ok
     (annotation,) = project.label_studio.annotations(task)
     (choice,) = [item for item in annotation["result"] if item["type"] == "choices"]
     assert (choice["from_name"], choice["value"]["choices"]) == ("nothing_else", ["Nothing more to mark"])

@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import select
 
 from backend.label_studio.brush_rle import decode, encode
-from demo import proof
+from demo import proof, samples
 from demo.environment import ROOT
 from demo.stack import Ports, Stack
 from support.signs import Scene, draw
@@ -226,12 +226,13 @@ def test_what_was_missed_is_found_and_what_was_deleted_is_gone(loop: Loop) -> No
 
 
 def test_copies_of_predictions_and_masks_that_may_be_forgotten_teach_nothing(loop: Loop) -> None:
-    project, backend = loop.project("Copies")
     label_studio = loop.stack.label_studio
-    forgotten, rejected = loop.scenes[:2]
-    for scene, result in ((forgotten, []), (rejected, [NOTHING_ELSE])):
-        task, regions = loop.ask(project, backend, scene)
-        assert regions
+    config = CONFIG.replace("Sign", "Book")
+    project = label_studio.create_project("Copies", config, samples.images())
+    backend = label_studio.attach(project, loop.stack.backend_url)
+    task = label_studio.task_of(project, samples.PROVED)
+    assert proof.ask(label_studio, backend, task, "the book").regions
+    for result in ([], [NOTHING_ELSE]):
         label_studio.annotate(task, result)
     eventually(lambda: len(loop.corrections(project)) == 2, "both are understood", 60)
     empty, denied = sorted(loop.corrections(project), key=lambda one: int(one.annotation))

@@ -303,7 +303,13 @@ def test_disagreeing_annotators_of_an_image_are_shown(
     assert "not learned: a region has no value" in capsys.readouterr().out
 
 
-def test_an_event_whose_attempt_met_an_outage_is_queued_by_the_next_check(
+def make_overdue(collector: Collector) -> None:
+    with collector.database.session() as session:
+        for row in session.scalars(select(Event)):
+            row.due_at = row.due_at.replace(year=2020)
+
+
+def test_an_event_whose_attempt_met_an_outage_is_queued_again(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send(collector, event(5, [drawn()]))
@@ -313,6 +319,7 @@ def test_an_event_whose_attempt_met_an_outage_is_queued_by_the_next_check(
     monkeypatch.undo()
     monkeypatch.setattr(jobs, "get_collector", lambda: collector)
     assert [row.state for row in events(collector)] == ["pending"]
+    make_overdue(collector)
     jobs.requeue_overdue()
     worker.work(burst=True, logging_level="CRITICAL")
     assert [row.state for row in events(collector)] == ["done"]
@@ -320,9 +327,7 @@ def test_an_event_whose_attempt_met_an_outage_is_queued_by_the_next_check(
 
 def test_events_that_wait_long_are_not_queued_twice(collector: Collector) -> None:
     send(collector, event(5, [drawn()]), event(6, [drawn()]))
-    with collector.database.session() as session:
-        for row in session.scalars(select(Event)):
-            row.due_at = row.due_at.replace(year=2020)
+    make_overdue(collector)
     collector.connection.lrem("rq:queue:pixellm-corrections", 1, "event-1")
     jobs.requeue_overdue()
     jobs.requeue_overdue()

@@ -227,6 +227,20 @@ def test_what_another_prompt_found_belongs_to_the_first_one_too() -> None:
     assert [turn["prompt"] for turn in turns] == ["the right cup"]
 
 
+def test_a_mask_that_the_prediction_did_not_show_is_not_denied_with_the_others() -> None:
+    prediction = {"result": [region(block(1))]}
+    outcomes, turns, _ = learned([], [PROPOSED], prediction=prediction)
+    assert [o.kind for o in outcomes] == ["rejected", "open"] and turns == []
+
+
+def test_a_second_mask_of_one_object_is_rejected_by_the_choice() -> None:
+    twice = ProposedAnswer(
+        "seg-1", "the cup", "cup is [1] and [2].", tuple(ProposedTarget("cup", block(x)) for x in (1, 2))
+    )
+    outcomes, (turn,), _ = learned([region(block(1)), NOTHING_ELSE], [twice])
+    assert [o.kind for o in outcomes] == ["accepted", "rejected"] and turn["prompt"] == "the cup"
+
+
 def test_the_models_own_denial_is_not_confirmed_by_accepting_the_rest() -> None:
     half = replace(
         PROPOSED, answer="cup is [1]. There is no book in this image.", targets=PROPOSED.targets[:1]
