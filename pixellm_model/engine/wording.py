@@ -131,7 +131,7 @@ class Vocabulary:
 
         >>> words = Vocabulary(["apple", "cup"], ["the", "segment", "red"])
         >>> words.reword("THE aple and the rocket")
-        Wording(prompt='the apple', unknown=('rocket',), corrected=(('aple', 'apple'),))
+        Wording(prompt='the apple', unknown=('rocket',), corrected=(('aple', 'apple'),), one_by_one=())
         """
         corrected: list[tuple[str, str]] = []
         text = _WORD.sub(lambda match: self._known_form(match, corrected), prompt)
