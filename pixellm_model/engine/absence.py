@@ -11,18 +11,21 @@ from collections.abc import Sequence
 from pixellm_model.engine.answers import Target, display_text
 
 
-def without_undrawn(texts: Sequence[str], targets: Sequence[Target]) -> tuple[str, list[Target]]:
+def without_undrawn(
+    texts: Sequence[str], targets: Sequence[Target], deny: bool = True
+) -> tuple[str, list[Target]]:
     """Deny the targets of which nothing was drawn, and leave them out.
 
     Args:
         texts: What the model said before, between and after its targets.
         targets: The targets, in the order of the answer.
+        deny: False keeps them all.
 
     Returns:
         The answer and the targets that were drawn; the model's own words if all were.
     """
     drawn = [bool(target.mask.any()) for target in targets]
-    if all(drawn):
+    if not deny or all(drawn):
         return display_text(texts), list(targets)
     answer = deny_undrawn(texts, [target.phrase for target in targets], drawn)
     return answer, [target for target, there in zip(targets, drawn, strict=True) if there]

@@ -18,7 +18,6 @@ from pixellm_model.engine.absence import without_undrawn
 from pixellm_model.engine.answers import (
     Segmentation,
     Target,
-    display_text,
     target_states,
     texts_between_runs,
     warnings_about,
@@ -27,6 +26,7 @@ from pixellm_model.engine.answers import (
 from pixellm_model.engine.drafts import Drafts
 from pixellm_model.engine.edges import sharpen_all
 from pixellm_model.engine.generate import DecodeRequest, Generation, generate, split_prompt
+from pixellm_model.engine.instances import take_apart
 from pixellm_model.engine.int8 import to_int8
 from pixellm_model.engine.masks import draw_targets, finish_mask
 from pixellm_model.engine.phrases import name_targets
@@ -77,11 +77,10 @@ class Segmenter:
         vocabulary: Vocabulary | None = None,
         refiner: Refiner | None = None,
     ):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.version = version
+        self.model, self.tokenizer, self.version = model, tokenizer, version
         self.fingerprint = fingerprint
         self.vocabulary = vocabulary
+        self._undivided = vocabulary.masses if vocabulary else frozenset[str]()
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
         self.refiner = Refiner(model) if refiner is None else refiner
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
@@ -354,7 +353,7 @@ class Segmenter:
         return self.prepare(image)
 
     def _segment(self, requests: Sequence[Request], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
-        stopwatch = Stopwatch()
+        stopwatch, config = Stopwatch(), self.model.config
         images = [self._prepared(request.image) for request in requests]
         generations, runs, low_res = self._generate(requests, images, prompts, stopwatch)
         answers = []
@@ -363,14 +362,14 @@ class Segmenter:
         ):
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
+            phrases = name_targets(texts, request.prompt)
+            texts, phrases, parts = take_apart(texts, phrases, logits, config.part_share, self._undivided)
             targets = [
-                Target(phrase, *finish_mask(target, image, self.model.config.image_size))
-                for phrase, target in zip(name_targets(texts, request.prompt), logits, strict=True)
+                Target(phrase, *finish_mask(part, image, config.image_size))
+                for phrase, part in zip(phrases, parts, strict=True)
             ]
             warnings = warnings_about(generation, stray)
-            answer = display_text(texts)
-            if self.model.config.pyramid_dim:
-                answer, targets = without_undrawn(texts, targets)
+            answer, targets = without_undrawn(texts, targets, config.pyramid_dim > 0)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))
         stopwatch.lap("decode")
         return answers

@@ -59,9 +59,11 @@ class Vocabulary:
     Args:
         names: Names of things, singular and plural; a name may have several words.
         others: All other words of the training prompts ("segment", "the", "red", "please").
+        masses: The names of what has no instances, such as the sky.
     """
 
-    def __init__(self, names: Iterable[str], others: Iterable[str]) -> None:
+    def __init__(self, names: Iterable[str], others: Iterable[str], masses: Iterable[str] = ()) -> None:
+        self.masses = frozenset(masses)
         self._name_words = {word for name in names for word in words_of(name)}
         self._words = self._name_words | {word for text in others for word in words_of(text)}
 
@@ -80,7 +82,7 @@ class Vocabulary:
             return None
         try:
             content = json.loads(path.read_text("utf-8"))
-            return cls(content["names"], content["others"])
+            return cls(content["names"], content["others"], content.get("masses", ()))
         except (ValueError, KeyError, TypeError) as error:
             raise CheckpointError(f"{path} is not a list of names and other words: {error}.") from error
 

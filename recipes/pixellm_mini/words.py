@@ -12,6 +12,8 @@ from pixellm_model.synthetic.templates import wordings
 from recipes.pixellm_mini.names import chosen_names
 
 VOCABULARY = Path(__file__).parent / "vocabulary.json"
+MASSES = "surroundings"  # a category
+COUNTED = ("banner", "blanket", "building", "curtain", "light", "rug", "towel", "window blind")  # but of it
 
 
 def taught_names() -> list[str]:
@@ -21,12 +23,20 @@ def taught_names() -> list[str]:
     return sorted({text for noun in chosen for text in (noun.name, noun.plural, *noun.synonyms)})
 
 
+def masses() -> list[str]:
+    """Those of them that have no instances, sorted."""
+    nouns = Nouns(VOCABULARY).by_name
+    chosen = [nouns[name] for name in chosen_names() if name in nouns]
+    without = [noun for noun in chosen if noun.category == MASSES and noun.name not in COUNTED]
+    return sorted({text for noun in without for text in (noun.name, noun.plural, *noun.synonyms)})
+
+
 def main() -> None:
     """Write the file."""
     parser = argparse.ArgumentParser("python -m recipes.pixellm_mini.words", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the model folder")
     arguments = parser.parse_args()
-    words = {"names": taught_names(), "others": sorted(set(wordings()))}
+    words = {"names": taught_names(), "others": sorted(set(wordings())), "masses": masses()}
     (arguments.out / WORDS_FILE).write_text(json.dumps(words, indent=0, ensure_ascii=False) + "\n", "utf-8")
 
 
