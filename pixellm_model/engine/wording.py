@@ -26,6 +26,7 @@ WORDS_FILE = "words.json"
 MAX_ONE_BY_ONE = 16  # names; they are answered together
 # Shorter words have too many neighbours: "cat" is one letter from "car" and from "cart".
 SHORTEST_CORRECTED = 4
+SHORTEST_DOUBLED = 3  # of a word with one of its double letter: "bok"
 # A wrong letter counts as a typo only if its key lies beside the right one: "bottke" is a bottle, a rocket
 # is no racket.
 _KEYS = ("qwertyuiop", " asdfghjkl", "  zxcvbnm")
@@ -178,11 +179,16 @@ class Vocabulary:
             return typed if starts_sentence and typed != typed.upper() else lower
         if _POSSESSIVE.sub("", lower) in self._name_words:  # "the cat's ear" is no cat
             return lower
-        for typos in (_slips_of(lower), _typos_of(lower)):
-            near = {word for word in typos if word in self._name_words}
+        for typos, words in (
+            (_slips_of(lower), self._name_words),
+            (_swaps_of(lower), self._words - self._name_words),
+            (_typos_of(lower), self._name_words),
+        ):
+            near = words.intersection(typos)
             if len(near) == 1:
                 (meant,) = near
-                corrected.append((typed, meant))
+                if words is self._name_words:  # that "teh" is "the" needs no telling
+                    corrected.append((typed, meant))
                 return meant
         return typed
 
@@ -223,8 +229,15 @@ def _slips_of(word: str) -> Iterator[str]:
     """What was meant if one of the likeliest typos was made: letters swapped, a double letter typed once."""
     for place in range(1, len(word)):
         yield word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
-        if len(word) >= SHORTEST_CORRECTED:
+        if len(word) >= SHORTEST_DOUBLED:
             yield word[:place] + word[place] + word[place:]
+
+
+def _swaps_of(word: str) -> Iterator[str]:
+    """What was meant if two letters were swapped; words of two letters ("no", "on") are left alone."""
+    if len(word) > 2:
+        for place in range(len(word) - 1):
+            yield word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
 
 
 def _typos_of(word: str) -> Iterator[str]:

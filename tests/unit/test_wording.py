@@ -10,7 +10,7 @@ from pixellm_model.engine.wording import WORDS_FILE, Vocabulary, Wording
 from pixellm_model.errors import CheckpointError
 
 WORDS = Vocabulary(
-    ["apple", "apples", "bottle", "cup", "dog", "dogs", "racket", "fire hydrant", "T-shirt"],
+    ["apple", "apples", "bottle", "book", "cup", "dog", "dogs", "racket", "fire hydrant", "T-shirt"],
     [
         "the",
         "Segment the {x} in this image.",
@@ -48,10 +48,23 @@ def test_capitals_become_what_the_model_has_read(prompt: str, reworded: str) -> 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("aple", "apple"), ("appple", "apple"), ("appel", "apple"), ("bottke", "bottle"), ("dgo", "dog")],
+    [("aple", "apple"), ("appple", "apple"), ("appel", "apple"), ("bottke", "bottle"), ("dgo", "dog"), ("bok", "book")],
 )
 def test_one_typo_is_corrected_and_reported(typed: str, meant: str) -> None:
     assert WORDS.reword(f"the {typed}") == Wording(f"the {meant}", (), ((typed, meant),))
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("teh cup adn hte dog", "the cup and the dog"), ("olny teh letf dog", "only the left dog")],
+)
+def test_swapped_letters_of_other_words_are_put_right_silently(typed: str, read: str) -> None:
+    assert WORDS.reword(typed) == Wording(read)
+
+
+def test_a_double_letter_typed_once_is_put_right_if_only_one_name_fits() -> None:
+    words = Vocabulary(["boot", "bott"], ["the", "act"])
+    assert words.reword("the bot") == Wording("", ("bot",))
 
 
 def test_the_likeliest_typo_wins() -> None:
