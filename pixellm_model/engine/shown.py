@@ -28,16 +28,18 @@ def shown_answer(
     image: ProcessedImage,
     config: PixelLMConfig,
     limit: int,
+    asked: str = "",
 ) -> tuple[str, list[Target], tuple[str, ...]]:
     """Choose and draw what is shown of an answer, and number its text accordingly.
 
     Args:
         texts: What the model said before, between and after its targets.
-        question: What was asked.
+        question: What the model was asked.
         low_res: (n, m, m), the targets' logits over the padded square.
         image: The image.
         config: The model's.
         limit: The most targets that are shown; only these are drawn at the image's size.
+        asked: The prompt as typed, if the question is another wording of it.
 
     Returns:
         The answer with `[1]`, `[2]` for the targets, the targets, and sentences for people.
@@ -59,7 +61,7 @@ def shown_answer(
     else:
         answer = display_text(texts)
     parts, split_notes = each_on_its_own(
-        targets, [low_res[index] for index in chosen], image, config.image_size, question, limit
+        targets, [low_res[index] for index in chosen], image, config.image_size, asked or question, limit
     )
     if split_notes:
         answer = display_text(usual_texts([part.phrase for part in parts], texts[-1]))
