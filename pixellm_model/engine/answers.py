@@ -7,8 +7,9 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from pixellm_model.engine.absence import deny_what_was_asked
 from pixellm_model.engine.generate import Generation
-from pixellm_model.engine.wording import Wording
+from pixellm_model.engine.wording import Wording, words_of
 from pixellm_model.errors import PromptError
 from pixellm_model.masks import Box
 from pixellm_model.samples import Mask
@@ -94,7 +95,13 @@ def display_text(texts: Sequence[str]) -> str:
 
 
 def with_notes(answer: Segmentation | PromptError, wording: Wording) -> Segmentation | PromptError:
-    """The answer with what a person should know of how the prompt was read."""
-    if isinstance(answer, PromptError) or not wording.notes:
+    """The answer to a prompt, without denials of other things and with notes on how the prompt was read."""
+    if isinstance(answer, PromptError):
+        return answer
+    if wording.typed:
+        words = words_of(" ".join((wording.asked, *wording.questions)))
+        said = deny_what_was_asked(answer.answer, bool(answer.targets), wording.typed, words)
+        answer = replace(answer, answer=said)
+    if not wording.notes:
         return answer
     return replace(answer, warnings=(*answer.warnings, *wording.notes), unknown=wording.unknown)

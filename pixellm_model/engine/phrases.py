@@ -93,8 +93,17 @@ def asks_for_each(question: str, phrase: str) -> bool:
     (False, False)
     """
     asked = asked_phrases(_APART.sub("", question))
-    nouns = [_forms(_EACH.sub("", name)) for name in asked if _EACH.match(name)]
-    return any(noun & _forms(phrase) and not noun & _ANYTHING for noun in nouns)
+    nouns = [forms(_EACH.sub("", name)) for name in asked if _EACH.match(name)]
+    return any(noun & forms(phrase) and not noun & _ANYTHING for noun in nouns)
+
+
+def without_each(phrase: str) -> str:
+    """A phrase without the words that ask for each thing on its own.
+
+    >>> without_each("all of the dogs"), without_each("every dog"), without_each("all")
+    ('dogs', 'dog', 'all')
+    """
+    return _EACH.sub("", phrase) or phrase
 
 
 def asked_phrases(question: str) -> list[str]:
@@ -111,8 +120,8 @@ def _noun(text: str) -> str:
     return _ARTICLE.sub("", text.strip().strip(",.;: "))
 
 
-def _forms(phrase: str) -> set[str]:
+def forms(phrase: str) -> set[str]:
     """The last word of a phrase in lower case, and what may be its singular; only for comparing."""
     word = phrase.lower().split()[-1] if phrase.split() else ""
-    endings = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"))
+    endings = (("s", ""), ("es", ""), ("ies", "y"), ("ves", "f"), ("ves", "fe"))
     return {word} | {word.removesuffix(end) + new for end, new in endings if word.endswith(end)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,7 +34,7 @@ from pixellm_model.engine.prompts import EncodedPrompt, encode_prompt
 from pixellm_model.engine.refiner import Refiner
 from pixellm_model.engine.shown import as_one, shown_answer
 from pixellm_model.engine.stopwatch import Stopwatch
-from pixellm_model.engine.wording import Vocabulary, Wording
+from pixellm_model.engine.wording import Question, Vocabulary, Wording
 from pixellm_model.errors import PromptError
 from pixellm_model.masks import mask_box
 from pixellm_model.model import PixelLM
@@ -217,10 +216,7 @@ class Segmenter:
             TypeError: An image is neither a PIL image nor a prepared one.
         """
         wordings = [self._reword(request.prompt) for request in requests]
-        known = [
-            [replace(request, prompt=prompt) for prompt in wording.questions]
-            for request, wording in zip(requests, wordings, strict=True)
-        ]
+        known = [wording.questions_of(request) for request, wording in zip(requests, wordings, strict=True)]
         answers = iter(self._answer([question for asked in known for question in asked], max_new_tokens))
         return [
             with_notes(as_one([next(answers) for _ in asked], self.max_targets), wording)
@@ -342,7 +338,7 @@ class Segmenter:
             raise TypeError(f"{type(image).__name__} is neither a PIL image nor one prepared by this model.")
         return self.prepare(image)
 
-    def _answer(self, requests: Sequence[Request], max_new_tokens: int) -> list[Segmentation | PromptError]:
+    def _answer(self, requests: Sequence[Question], max_new_tokens: int) -> list[Segmentation | PromptError]:
         answers: dict[int, Segmentation | PromptError] = {}
         prompts: dict[int, EncodedPrompt] = {}
         for number, request in enumerate(requests):
@@ -356,7 +352,7 @@ class Segmenter:
             answers |= zip(prompts, segmentations, strict=True)
         return [answers[number] for number in range(len(requests))]
 
-    def _segment(self, requests: Sequence[Request], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
+    def _segment(self, requests: Sequence[Question], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
         stopwatch, config = Stopwatch(), self.model.config
         images = [self._prepared(request.image) for request in requests]
         generations, runs, low_res = self._generate(requests, images, prompts, stopwatch)
@@ -367,7 +363,7 @@ class Segmenter:
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
             answer, targets, notes = shown_answer(
-                texts, request.prompt, logits, image, config, self.max_targets, self._undivided
+                texts, request.prompt, logits, image, config, self.max_targets, request.asked, self._undivided
             )
             warnings = (*warnings_about(generation, stray), *notes)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))

@@ -29,17 +29,19 @@ def shown_answer(
     image: ProcessedImage,
     config: PixelLMConfig,
     limit: int,
+    asked: str = "",
     undivided: Container[str] = (),
 ) -> tuple[str, list[Target], tuple[str, ...]]:
     """Choose and draw what is shown of an answer, and number its text accordingly.
 
     Args:
         texts: What the model said before, between and after its targets.
-        question: What was asked.
+        question: What the model was asked.
         low_res: (n, m, m), the targets' logits over the padded square.
         image: The image.
         config: The model's.
         limit: The most targets that are shown; only these are drawn at the image's size.
+        asked: The prompt as typed, if the question is another wording of it.
         undivided: Phrases of what has no instances, such as the sky.
 
     Returns:
@@ -53,7 +55,7 @@ def shown_answer(
     if len(chosen) < len(phrases) or any(denied):
         texts = usual_texts([phrases[index] for index in chosen], texts[-1])
     named = [phrases[index] for index in chosen]
-    shares = [_part_share(phrase, named, question, config, undivided) for phrase in named]
+    shares = [_part_share(phrase, named, asked or question, config, undivided) for phrase in named]
     texts, parts, logits = take_apart(texts, named, low_res[chosen], shares, limit)
     if not config.part_share:
         notes += [

@@ -13,24 +13,31 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
 from string import ascii_lowercase
 
-from pixellm_model.engine.phrases import asked_phrases
+from pixellm_model.engine.phrases import asked_phrases, without_each
 from pixellm_model.errors import CheckpointError
+from pixellm_model.request import Request
 
 WORDS_FILE = "words.json"
 MAX_ONE_BY_ONE = 16  # names; they are answered together
 # Shorter words have too many neighbours: "cat" is one letter from "car" and from "cart".
 SHORTEST_CORRECTED = 4
+SHORTEST_DOUBLED = 3  # of a word with one of its double letter: "bok"
 # A wrong letter counts as a typo only if its key lies beside the right one: "bottke" is a bottle, a rocket
 # is no racket.
 _KEYS = ("qwertyuiop", " asdfghjkl", "  zxcvbnm")
 _WORD = re.compile(r"[^\W\d_]+(?:['\u2019-][^\W\d_]+)*")
 _POSSESSIVE = re.compile(r"['\u2019]s?$")
+# What is no word and no punctuation that a sentence needs: emoji, brackets, tags such as "<b>".
+_SYMBOLS = re.compile(r"</?[^\W\d_][^<>]*>|[^\w\s.,;:?!'\u2019&+-]|_")
+MAX_NOTED = 5  # names in a note
+MAX_NAME = 40  # characters of a name in a note
+NO_WORDS = 'Type what to segment, for example "the cup".'
 # Where one thing ends and the next one begins: "the cup, the spoon and the book".
 _SEPARATOR = re.compile(r"\s*(?:[,;&+]|\band\b|\bor\b)\s*", re.IGNORECASE)
 
@@ -44,12 +51,16 @@ class Wording:
         one_by_one: Prompts to answer in its place, one for each name; empty to answer it as it is.
         unknown: Names the model was never taught, as they were typed, in order.
         corrected: Pairs of a typed word and the known word it was taken for.
+        typed: The prompt as typed.
+        asked: The prompt as typed, without symbols and with the corrected words.
     """
 
     prompt: str
     unknown: tuple[str, ...] = ()
     corrected: tuple[tuple[str, str], ...] = ()
     one_by_one: tuple[str, ...] = ()
+    typed: str = field(default="", compare=False, repr=False)
+    asked: str = field(default="", compare=False, repr=False)
 
     @property
     def questions(self) -> tuple[str, ...]:
@@ -58,14 +69,37 @@ class Wording:
             return ()
         return self.one_by_one or (self.prompt,)
 
+    def questions_of(self, request: Request) -> list[Question]:
+        """What the model is asked in the place of a request."""
+        asked = self.asked or request.prompt
+        return [Question(request.image, prompt, request.history, asked) for prompt in self.questions]
+
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know about it, as sentences."""
-        notes = [f'"{typed}" was read as "{known}".' for typed, known in self.corrected]
+        if self.typed and not words_of(self.asked):
+            return (NO_WORDS,)
+        corrected = list(dict.fromkeys(self.corrected))
+        notes = [f'"{_short(typed)}" was read as "{known}".' for typed, known in corrected[:MAX_NOTED]]
+        if (more := len(corrected) - MAX_NOTED) > 0:
+            notes.append(f"{more} more {'word was' if more == 1 else 'words were'} corrected.")
         if self.unknown:
-            names = ", ".join(f'"{name}"' for name in self.unknown)
-            notes.append(f"This model does not know {names}.")
+            unique = list({name.lower(): name for name in reversed(self.unknown)}.values())[::-1]
+            names = ", ".join(f'"{_short(name)}"' for name in unique[:MAX_NOTED])
+            more = len(unique) - MAX_NOTED
+            notes.append(f"This model does not know {names}{f' and {more} more' if more > 0 else ''}.")
         return tuple(notes)
+
+
+@dataclass(frozen=True)
+class Question(Request):
+    """A request in words that the model knows.
+
+    Attributes:
+        asked: The whole prompt as it was typed, of which `prompt` may be a part in another wording.
+    """
+
+    asked: str = ""
 
 
 class Vocabulary:
@@ -121,9 +155,10 @@ class Vocabulary:
     def reword(self, prompt: str, report_unknown: bool = True) -> Wording:
         """Put a prompt into words that the model knows.
 
-        Words in capitals become lower case, a word with one wrong letter becomes the one name it can be meant
-        for, and a part of the prompt that names something unknown is left out and reported. A prompt that
-        only names things is put into the wording that the model answers best.
+        Symbols that are no words are dropped, words in capitals become lower case, a word with one wrong
+        letter becomes the one name it can be meant for, and a part of the prompt that names something unknown
+        is left out and reported. A prompt that only names things is put into the wording that the model
+        answers best.
 
         Args:
             prompt: The prompt as typed.
@@ -131,14 +166,20 @@ class Vocabulary:
                 further names since.
 
         Returns:
-            The wording; its `prompt` is the same text when every word is known.
+            The wording; its `prompt` is the same text when every word is known, and empty, with the prompt as
+            an unknown name, when there is no word.
 
         >>> words = Vocabulary(["apple", "cup"], ["the", "segment", "red"])
         >>> words.reword("THE aple and the rocket")
         Wording(prompt='the apple', unknown=('rocket',), corrected=(('aple', 'apple'),), one_by_one=())
         """
+        if not prompt.strip():
+            return Wording(prompt)
         corrected: list[tuple[str, str]] = []
-        text = _WORD.sub(lambda match: self._known_form(match, corrected), prompt)
+        text = _without_symbols(prompt)
+        if not words_of(text):
+            return Wording("", (prompt.strip(),), typed=prompt)
+        text = asked = _WORD.sub(lambda match: self._known_form(match, corrected), text)
         parts, separators = _split(text)
         unknown: list[str] = []
         kept: list[str] = []
@@ -151,12 +192,15 @@ class Vocabulary:
             kept.append(part)
         if unknown:
             text = "".join(kept).strip()
-        wording = Wording(text, tuple(unknown), tuple(corrected))
+        wording = Wording(text, tuple(unknown), tuple(corrected), typed=prompt, asked=asked)
         return self._in_best_wording(wording)
 
     def _in_best_wording(self, wording: Wording) -> Wording:
-        """The wording that the model answers best; as it is if the prompt does more than name things."""
-        names = [name.lower() for name in asked_phrases(wording.prompt)]
+        """The wording that the model answers best; as it is if the prompt does more than name things.
+
+        "All the dogs" only names them here: what is drawn as one mask is split for the prompt as typed.
+        """
+        names = [without_each(name.lower()) for name in asked_phrases(wording.prompt)]
         if self._prompt is None or not names or not all(map(self._is_bare_name, names)):
             return wording
         *most, last = [f"the {name}" for name in names]
@@ -182,11 +226,16 @@ class Vocabulary:
             return typed if starts_sentence and typed != typed.upper() else lower
         if _POSSESSIVE.sub("", lower) in self._name_words:  # "the cat's ear" is no cat
             return lower
-        for typos in (_slips_of(lower), _typos_of(lower)):
-            near = {word for word in typos if word in self._name_words}
+        for typos, words in (
+            (_slips_of(lower), self._name_words),
+            (_swaps_of(lower), self._words - self._name_words),
+            (_typos_of(lower), self._name_words),
+        ):
+            near = words.intersection(typos)
             if len(near) == 1:
                 (meant,) = near
-                corrected.append((typed, meant))
+                if words is self._name_words:  # that "teh" is "the" needs no telling
+                    corrected.append((typed, meant))
                 return meant
         return typed
 
@@ -216,6 +265,20 @@ def words_of(text: str) -> list[str]:
     return [match.group().lower() for match in _WORD.finditer(text)]
 
 
+def _without_symbols(prompt: str) -> str:
+    """A prompt without emoji, tags and the like.
+
+    >>> _without_symbols("the <b>cup</b> / book *now*"), _without_symbols("Segment  the cup.")
+    ('the cup book now', 'Segment  the cup.')
+    """
+    cleaned = _SYMBOLS.sub(" ", prompt)
+    return prompt if cleaned == prompt else " ".join(cleaned.split())
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}..."
+
+
 def _split(text: str) -> tuple[list[str], list[str]]:
     ends = [(match.start(), match.end()) for match in _SEPARATOR.finditer(text)]
     borders = [0, *(place for end in ends for place in end), len(text)]
@@ -227,8 +290,15 @@ def _slips_of(word: str) -> Iterator[str]:
     """What was meant if one of the likeliest typos was made: letters swapped, a double letter typed once."""
     for place in range(1, len(word)):
         yield word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
-        if len(word) >= SHORTEST_CORRECTED:
+        if len(word) >= SHORTEST_DOUBLED:
             yield word[:place] + word[place] + word[place:]
+
+
+def _swaps_of(word: str) -> Iterator[str]:
+    """What was meant if two letters were swapped; words of two letters ("no", "on") are left alone."""
+    if len(word) > 2:
+        for place in range(len(word) - 1):
+            yield word[:place] + word[place : place + 2][::-1] + word[place + 2 :]
 
 
 def _typos_of(word: str) -> Iterator[str]:

@@ -108,6 +108,13 @@ def test_one_mask_of_all_the_dogs_becomes_one_for_each(question: str) -> None:
     assert left.box[2] < right.box[2]
 
 
+def test_whether_each_is_asked_for_is_read_from_the_prompt_as_typed() -> None:
+    image = process_image(Image.new("RGB", (2 * SIZE, 2 * SIZE)), SIZE)
+    both = torch.stack([block((4, 4, 20, 20), (40, 30, 60, 50))])
+    _, targets, _ = shown_answer(["dog is", "."], "segment the dogs", both, image, CONFIG, 50, "all the dogs")
+    assert len(targets) == 2
+
+
 @pytest.mark.parametrize("question", ["the dogs", "dogs", "all the cats", "all objects"])
 def test_a_group_stays_one_mask(question: str) -> None:
     answer, targets, notes = shown(["dog is", "."], question, block((4, 4, 20, 20), (40, 30, 60, 50)))

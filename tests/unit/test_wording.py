@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pixellm_model.engine.wording import WORDS_FILE, Vocabulary, Wording
 from pixellm_model.errors import CheckpointError
+from pixellm_model.request import Request
 
 WORDS = Vocabulary(
-    ["apple", "apples", "bottle", "cup", "dog", "dogs", "racket", "fire hydrant", "T-shirt"],
+    ["apple", "apples", "bottle", "book", "cup", "dog", "dogs", "racket", "fire hydrant", "T-shirt"],
     [
         "the",
         "Segment the {x} in this image.",
@@ -48,10 +50,30 @@ def test_capitals_become_what_the_model_has_read(prompt: str, reworded: str) -> 
 
 @pytest.mark.parametrize(
     ("typed", "meant"),
-    [("aple", "apple"), ("appple", "apple"), ("appel", "apple"), ("bottke", "bottle"), ("dgo", "dog")],
+    [
+        ("aple", "apple"),
+        ("appple", "apple"),
+        ("appel", "apple"),
+        ("bottke", "bottle"),
+        ("dgo", "dog"),
+        ("bok", "book"),
+    ],
 )
 def test_one_typo_is_corrected_and_reported(typed: str, meant: str) -> None:
     assert WORDS.reword(f"the {typed}") == Wording(f"the {meant}", (), ((typed, meant),))
+
+
+@pytest.mark.parametrize(
+    ("typed", "read"),
+    [("teh cup adn hte dog", "the cup and the dog"), ("olny teh letf dog", "only the left dog")],
+)
+def test_swapped_letters_of_other_words_are_put_right_silently(typed: str, read: str) -> None:
+    assert WORDS.reword(typed) == Wording(read)
+
+
+def test_a_double_letter_typed_once_is_put_right_if_only_one_name_fits() -> None:
+    words = Vocabulary(["boot", "bott"], ["the", "act"])
+    assert words.reword("the bot") == Wording("", ("bot",))
 
 
 def test_the_likeliest_typo_wins() -> None:
@@ -68,6 +90,42 @@ def test_people_are_told_how_a_prompt_was_read() -> None:
         '"dgo" was read as "dog".',
         'This model does not know "rocket".',
     )
+
+
+def test_many_unknown_names_make_a_short_note() -> None:
+    names = ["rocket", "Rocket", "sky", "sea", "sun", "moon", "sand", "b" * 200]
+    wording = WORDS.reword(f"the cup, {', '.join(names)}")
+    assert wording.unknown == tuple(names) and wording.prompt == "the cup"
+    assert wording.notes == ('This model does not know "rocket", "sky", "sea", "sun", "moon" and 2 more.',)
+    long = WORDS.reword("b" * 200).notes[0]
+    assert len(long) < 80
+
+
+def test_many_corrected_words_make_a_short_note() -> None:
+    typed = ["aple", "appel", "bottke", "dgo", "bok", "cupp", "rackett"]
+    notes = WORDS.reword(", ".join([*typed, *typed])).notes
+    assert len(notes) == 6 and notes[-1] == "2 more words were corrected."
+
+
+@pytest.mark.parametrize("prompt", [".", "\U0001f34e", "<b></b>", "?!", "3", "(*)"])
+def test_without_a_word_it_is_said_what_to_type(prompt: str) -> None:
+    wording = WORDS.reword(prompt, report_unknown=False)
+    assert wording.questions == () and wording.unknown
+    assert wording.notes == ('Type what to segment, for example "the cup".',)
+
+
+def test_symbols_are_dropped() -> None:
+    assert WORDS.reword("<img src=x> the RED\u2122 cup \U0001f34e!").prompt == "the red cup !"
+    assert WORDS.reword("") == Wording("")
+
+
+def test_the_whole_prompt_goes_along_with_each_question() -> None:
+    words = Vocabulary(["cup", "cups", "dog"], ["the", "all"], "segment {}", one_by_one=True)
+    request = Request(Image.new("RGB", (2, 2)), "all teh cups and the dgo")
+    questions = words.reword(request.prompt).questions_of(request)
+    assert [each.prompt for each in questions] == ["segment the cups", "segment the dog"]
+    assert {each.asked for each in questions} == {"all the cups and the dog"}
+    assert [each.asked for each in Wording("the cup").questions_of(request)] == [request.prompt]
 
 
 @pytest.mark.parametrize("name", ["rocket", "cab", "dig", "pickle"])
@@ -115,6 +173,11 @@ BEST = Vocabulary(
         ("the cup and the dog", "Segment the cup and the dog."),
         ("Cup, dog, and apple", "Segment the cup, the dog and the apple."),
         ("the cup and the rocket", "Segment the cup."),
+        ("all the cups", "Segment the cups."),
+        ("Find every cup and the dog", "Segment the cup and the dog."),
+        ("\U0001f34e apple", "Segment the apple."),
+        ("<b>cup</b> ***", "Segment the cup."),
+        ('"cup", #dog', "Segment the cup and the dog."),
     ],
 )
 def test_the_same_names_are_always_asked_for_in_the_same_wording(typed: str, read: str) -> None:
@@ -128,7 +191,7 @@ def test_the_same_names_are_always_asked_for_in_the_same_wording(typed: str, rea
         "Segment the red cup.",
         "the red cup",
         "the cup on the left",
-        "all cups",
+        "all red cups",
         "only the left one",
         "also the cup",
         "segment",
