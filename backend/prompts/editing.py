@@ -63,7 +63,7 @@ _SPLIT = re.compile(
     re.I,
 )
 _REMOVE = re.compile(
-    r"(?:without|except(?: for)?|excluding|exclude|minus|not|no|all but|everything but"
+    r"(?:without|except(?: for)?|excluding|exclude|minus|not|no|all but"
     r"|(?:remove|drop|erase|delete|subtract|leave out|take (?:out|away)|cut (?:out|off|away)))"
     r"\s+(?P<noun>.+)",
     re.I,

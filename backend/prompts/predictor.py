@@ -200,7 +200,7 @@ class Predictor:
             if edited is not None:
                 return edited
             job = segment_job(task, prompt, config, project, "interactive")
-            if asks_for_everything(prompt) and (questions := labels_questions(config)):
+            if asks_for_everything(prompt) and (questions := labels_questions(config, prompt)):
                 prediction = await self._everything(job, questions, config)
             else:
                 job = await self._with_history(job, task)

@@ -212,6 +212,15 @@ def test_everything_asks_for_each_label(backend: httpx.Client, ready: Workers) -
     assert all(f"[{number}]" in said(prediction) for number in range(1, len(asked) + 1))
 
 
+def test_everything_but_one_label_is_no_change_of_what_is_there(
+    backend: httpx.Client, ready: Workers
+) -> None:
+    prediction = say(backend, "everything but the circle", region("a", block(0, 0, 3, 2)))
+    asked = ready.seen()
+    assert asked and "Segment the circle." not in asked and all("Segment the " in each for each in asked)
+    assert len({item["id"] for item in masks(prediction)}) == len(asked)
+
+
 def test_the_shipped_model_changes_its_own_masks(redis_url: str, workers: Workers) -> None:
     """Each step is about the mask of the step before, which waits to be accepted."""
     workers.run_module()
