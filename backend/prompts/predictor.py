@@ -28,7 +28,7 @@ from backend.prompts.pending_store import PendingPrediction
 from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.refining import LatestMasks, build_refinement, name_of
-from backend.prompts.region_edits import NOTHING_TO_CHANGE, RegionEditor, chooses
+from backend.prompts.region_edits import NOTHING_TO_CHANGE, RegionEditor, chooses, with_note_on_new
 from backend.prompts.regions import (
     Prediction,
     answer_item,
@@ -197,6 +197,7 @@ class Predictor:
                 config = config.for_task(task.data, pointing.item_index)
                 return await self._refine(task, pointing, config, project)
             edited = await self._edit(task, prompt, config, project)
+            self._focus.end_pointing(task, config)
             if edited is not None:
                 return edited
             job = segment_job(task, prompt, config, project, "interactive")
@@ -205,7 +206,7 @@ class Predictor:
             else:
                 job = await self._with_history(job, task)
                 result = await self._model.ask(job, self._settings.predict_wait_s)
-                prediction = await self._build(job, result, config)
+                prediction = await self._build(job, with_note_on_new(prompt, result), config)
             self._focus.remember(task, config, prediction["result"], pointed=False)
             return prediction
         except (BadTask, NotReady, QueueUnavailable) as error:
@@ -264,7 +265,7 @@ class Predictor:
             return None
         edited = edited.with_waiting(meant)
         if edited.items:
-            self._focus.remember(task, config, edited.items, meant.pointed)
+            self._focus.remember(task, config, edited.items, pointed=False)
         for region, mask in edited.masks.items():
             if region in meant.drafts:
                 draft = await asyncio.to_thread(to_rle, meant.drafts[region])
