@@ -134,6 +134,20 @@ def read_edit(prompt: str) -> Edit | None:
     return _addition(prompt)
 
 
+def needs_masks(prompt: str) -> bool:
+    """Return whether a prompt means nothing where no mask is.
+
+    >>> needs_masks("only the left one"), needs_masks("remove the cup"), needs_masks("segment them")
+    (True, True, True)
+    >>> needs_masks("only the cup"), needs_masks("also the cup"), needs_masks("the cup")
+    (False, False, False)
+    """
+    if (edit := read_edit(prompt)) is not None:
+        return edit.kind == "remove" or not edit.noun
+    reference = follow_up(prompt)
+    return reference.refers_back and reference.standalone is None
+
+
 def _addition(prompt: str) -> Edit | None:
     """What is to be added: "also the lid", "and the lid too", "include the lid"."""
     if match := _INCLUDE.fullmatch(prompt.strip(" .!?,")):

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from backend.prompts.editing import Edit, read_edit
+from backend.prompts.editing import Edit, needs_masks, read_edit
 from backend.prompts.everything import as_one, asks_for_everything, labels_questions
 from backend.prompts.focus import Focus, Meant
 from backend.prompts.follow_up import follow_up
@@ -65,8 +65,7 @@ NO_PREDICTION: list[Prediction] = []
 # The entry of an interactive request without a prompt; the editor cannot read an empty list.
 NO_PROMPT: Prediction = {"result": []}
 NAME_IN_FULL = (
-    "This model reads each prompt on its own and does not know what came before. Say it in full, "
-    'for example "the left cup" in place of "only the left one".'
+    'Name the thing, for example "the cup". "only the left one" works while masks wait to be accepted.'
 )
 NO_MASKS_TO_POINT_AT = (
     "Points and boxes correct masks, and this project has none: ask in words, or add <BrushLabels> to its "
@@ -363,14 +362,15 @@ class Predictor:
         """Add the earlier turns if the prompt refers back to them and the model was trained on turns.
 
         Raises:
-            BadTask: The prompt means nothing without the earlier turns, and the model reads none.
+            BadTask: The prompt means nothing without what came before, and the model reads no turns.
         """
         reference = follow_up(job.prompt)
-        if not reference.refers_back or not earlier_prompts(task):
+        means_nothing = needs_masks(job.prompt)
+        if not means_nothing and not (reference.refers_back and earlier_prompts(task)):
             return job
         if await self._model.follows_up(self._settings.predict_wait_s):
             return job.model_copy(update={"history": await self._history(task, job.prompt)})
-        if reference.standalone is None:
+        if means_nothing or reference.standalone is None:
             raise BadTask(NAME_IN_FULL)
         return job.model_copy(update={"prompt": reference.standalone})
 
