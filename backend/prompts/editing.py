@@ -63,7 +63,7 @@ _SPLIT = re.compile(
     re.I,
 )
 _REMOVE = re.compile(
-    r"(?:without|except(?: for)?|excluding|exclude|minus|not|no|all but|everything but"
+    r"(?:without|except(?: for)?|excluding|exclude|minus|not|no|all but"
     r"|(?:remove|drop|erase|delete|subtract|leave out|take (?:out|away)|cut (?:out|off|away)))"
     r"\s+(?P<noun>.+)",
     re.I,
@@ -132,6 +132,20 @@ def read_edit(prompt: str) -> Edit | None:
     if chosen is not None and not chosen.noun:
         return chosen
     return _addition(prompt)
+
+
+def needs_masks(prompt: str) -> bool:
+    """Return whether a prompt means nothing where no mask is.
+
+    >>> needs_masks("only the left one"), needs_masks("remove the cup"), needs_masks("segment them")
+    (True, True, True)
+    >>> needs_masks("only the cup"), needs_masks("also the cup"), needs_masks("the cup")
+    (False, False, False)
+    """
+    if (edit := read_edit(prompt)) is not None:
+        return edit.kind == "remove" or not edit.noun
+    reference = follow_up(prompt)
+    return reference.refers_back and reference.standalone is None
 
 
 def _addition(prompt: str) -> Edit | None:

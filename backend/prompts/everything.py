@@ -6,7 +6,8 @@ import re
 from collections.abc import Sequence
 
 from backend.prompts.regions import Prediction, ResultItem, answer_item, answer_text, region_scores
-from label_config import CATCH_ALL, LabelConfig
+from backend.prompts.tasks import BadTask
+from label_config import CATCH_ALL, LabelConfig, labels_in_prompt
 from worker.jobs.contract import SegmentResult
 
 MAX_QUESTIONS = 100
@@ -15,31 +16,48 @@ _EVERYTHING = re.compile(
     r"(?:(?:segment|mask|find|show|mark|label|select|outline|highlight)\s+(?:me\s+)?)?"
     r"(?:everything|all|all (?:of )?(?:the )?(?:objects|things|labels)|(?:every|each) (?:object|thing|label))"
     r"(?:\s+(?:here|you (?:see|know|can see)|in (?:this|the) (?:image|photo|picture)))?"
+    r"(?:[\s,]+(?:except(?: for)?|but(?: not)?|excluding|without|minus|apart from|other than|besides)"
+    r"\s+(?P<but>.+?))?"
     r"[\s,]*(?:please)?[\s.!?]*",
     re.IGNORECASE,
 )
 _NUMBER = re.compile(r"\[(\d+)\]")
-_DENIAL = re.compile(r"\s*\bThere (?:is|are) no [^.]*\.")
+_DENIAL = re.compile(r'\s*\bThere (?:is|are) no [^.]*\.|\s*\bNothing (?:more )?was found for "[^"]*"\.')
 
 
 def asks_for_everything(prompt: str) -> bool:
-    """Return whether a prompt asks for all that there is, without naming anything.
+    """Return whether a prompt asks for all that there is, or for all but what it names.
 
     >>> asks_for_everything("Segment everything, please."), asks_for_everything("everything red")
     (True, False)
+    >>> asks_for_everything("everything except the cup")
+    True
     """
     return bool(_EVERYTHING.fullmatch(prompt.strip()))
 
 
-def labels_questions(config: LabelConfig) -> list[str]:
+def labels_questions(config: LabelConfig, prompt: str = "everything") -> list[str]:
     """Return the prompts that "everything" stands for: one for each label but "Other" and the like.
 
     Asked for one by one, the shipped model confuses absent things with present ones far less than in a list.
 
+    Args:
+        config: The project's labeling configuration.
+        prompt: A prompt that asks for everything; the labels that it excepts are not asked for.
+
     Returns:
-        At most MAX_QUESTIONS prompts; none if there is no such label.
+        At most MAX_QUESTIONS prompts; none if the project has no such label.
+
+    Raises:
+        BadTask: Every label is excepted.
     """
-    names = [label.value.lower() for label in config.labels if label.value.casefold() not in CATCH_ALL]
+    match = _EVERYTHING.fullmatch(prompt.strip())
+    but = (match["but"] if match else None) or ""
+    excepted = labels_in_prompt(but, config)
+    labels = [label.value for label in config.labels if label.value.casefold() not in CATCH_ALL]
+    names = [label.lower() for label in labels if label not in excepted]
+    if labels and not names:
+        raise BadTask(f'Everything but "{but}" leaves no label to ask for.')
     return [f"Segment the {name}." for name in names[:MAX_QUESTIONS]]
 
 

@@ -72,7 +72,7 @@ class Focus:
             task: The task, with the draft before the answer.
             config: The labeling configuration for the image.
             items: The results of the answer.
-            pointed: Whether it answers points or a box, or words about a region that was pointed at.
+            pointed: Whether it answers points or a box.
         """
         ids = {item.get("id") for item in items}
         drafts = {
@@ -89,6 +89,17 @@ class Focus:
         self._shown.move_to_end(key)
         while len(self._shown) > MAX_REMEMBERED:
             self._shown.popitem(last=False)
+
+    def end_pointing(self, task: Task, config: LabelConfig) -> None:
+        """Note that words came after the last region that was pointed at: nothing more is joined to it.
+
+        Args:
+            task: The task.
+            config: The labeling configuration for the image.
+        """
+        key = task.id, config.item_index or 0
+        if shown := self._shown.get(key):
+            self._shown[key] = replace(shown, pointed=False)
 
     def meant(self, task: Task, config: LabelConfig) -> Meant:
         """Find the masks that a prompt is about.

@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Sequence
 
-from backend.prompts.editing import Edit, read_edit
+from backend.prompts.editing import Edit, needs_masks, read_edit
 from backend.prompts.everything import as_one, asks_for_everything, labels_questions
 from backend.prompts.focus import Focus, Meant
 from backend.prompts.follow_up import follow_up
@@ -29,7 +29,7 @@ from backend.prompts.pending_store import PendingPrediction
 from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
 from backend.prompts.proposal_log import ProposalLog
 from backend.prompts.refining import LatestMasks, build_refinement, name_of
-from backend.prompts.region_edits import NOTHING_TO_CHANGE, RegionEditor, chooses
+from backend.prompts.region_edits import NOTHING_TO_CHANGE, RegionEditor, chooses, with_note_on_new
 from backend.prompts.regions import (
     Prediction,
     answer_item,
@@ -66,8 +66,7 @@ NO_PREDICTION: list[Prediction] = []
 # The entry of an interactive request without a prompt; the editor cannot read an empty list.
 NO_PROMPT: Prediction = {"result": []}
 NAME_IN_FULL = (
-    "This model reads each prompt on its own and does not know what came before. Say it in full, "
-    'for example "the left cup" in place of "only the left one".'
+    'Name the thing, for example "the cup". "only the left one" works while masks wait to be accepted.'
 )
 NO_MASKS_TO_POINT_AT = (
     "Points and boxes correct masks, and this project has none: ask in words, or add <BrushLabels> to its "
@@ -198,15 +197,16 @@ class Predictor:
                 config = config.for_task(task.data, pointing.item_index)
                 return await self._refine(task, pointing, config, project)
             edited = await self._edit(task, prompt, config, project)
+            self._focus.end_pointing(task, config)
             if edited is not None:
                 return edited
             job = segment_job(task, prompt, config, project, "interactive")
-            if asks_for_everything(prompt) and (questions := labels_questions(config)):
+            if asks_for_everything(prompt) and (questions := labels_questions(config, prompt)):
                 prediction = await self._everything(job, questions, config, task)
             else:
                 job = await self._with_history(job, task)
                 result = await self._model.ask(job, self._settings.predict_wait_s)
-                prediction = await self._build(job, result, config, task)
+                prediction = await self._build(job, with_note_on_new(prompt, result), config, task)
             self._focus.remember(task, config, prediction["result"], pointed=False)
             return prediction
         except (BadTask, NotReady, QueueUnavailable) as error:
@@ -269,7 +269,7 @@ class Predictor:
             return None
         edited = edited.with_waiting(meant)
         if edited.items:
-            self._focus.remember(task, config, edited.items, meant.pointed)
+            self._focus.remember(task, config, edited.items, pointed=False)
         for region, mask in edited.masks.items():
             if region in meant.drafts:
                 draft = await asyncio.to_thread(to_rle, meant.drafts[region])
@@ -371,14 +371,15 @@ class Predictor:
         """Add the earlier turns if the prompt refers back to them and the model was trained on turns.
 
         Raises:
-            BadTask: The prompt means nothing without the earlier turns, and the model reads none.
+            BadTask: The prompt means nothing without what came before, and the model reads no turns.
         """
         reference = follow_up(job.prompt)
-        if not reference.refers_back or not earlier_prompts(task):
+        means_nothing = needs_masks(job.prompt)
+        if not means_nothing and not (reference.refers_back and earlier_prompts(task)):
             return job
         if await self._model.follows_up(self._settings.predict_wait_s):
             return job.model_copy(update={"history": await self._history(task, job.prompt)})
-        if reference.standalone is None:
+        if means_nothing or reference.standalone is None:
             raise BadTask(NAME_IN_FULL)
         return job.model_copy(update={"prompt": reference.standalone})
 

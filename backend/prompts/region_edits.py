@@ -12,10 +12,10 @@ import numpy as np
 
 from backend.label_studio.brush_rle import Mask
 from backend.label_studio.contours import connected_parts
-from backend.prompts.editing import Edit
+from backend.prompts.editing import Edit, read_edit
 from backend.prompts.focus import Meant
 from backend.prompts.model_client import ModelClient
-from backend.prompts.pointing import DraftRegion
+from backend.prompts.pointing import DraftRegion, draft_regions
 from backend.prompts.refining import name_of
 from backend.prompts.regions import ResultItem, region_items
 from backend.prompts.request import Task
@@ -97,7 +97,14 @@ class RegionEditor:
             case "split":
                 return await asyncio.to_thread(_split, meant.regions)
             case "remove":
-                return await ask.changed_by_noun(edit.noun, meant.regions, remove=True)
+                if shown := [region for region in meant.regions if _fits(edit.noun, name_of(region))]:
+                    return Edited([], f"{_how_to_delete(shown, meant)} Nothing was changed.")
+                edited = await ask.changed_by_noun(edit.noun, meant.regions, remove=True)
+                in_draft = await asyncio.to_thread(draft_regions, task, config)
+                named = [region for region in in_draft if _fits(edit.noun, name_of(region))]
+                if named and not edited.items:
+                    edited = replace(edited, sentence=f"{edited.sentence} {_how_to_delete(named, meant)}")
+                return edited
             case "add":
                 return await ask.changed_by_noun(edit.noun, meant.regions, remove=False)
             case "whole":
@@ -114,6 +121,15 @@ def chooses(edit: Edit, meant: Meant) -> bool:
     if edit.kind == "remove" and len(meant.regions) > 1:
         return any(_fits(edit.noun, name_of(region)) for region in meant.regions)
     return edit.kind == "choose"
+
+
+def with_note_on_new(prompt: str, result: SegmentResult) -> SegmentResult:
+    """Return the answer to a prompt; one that adds something ("also the lid") says that it is a new mask."""
+    edit = read_edit(prompt)
+    if edit is None or edit.kind != "add" or not result.targets:
+        return result
+    note = "The new mask waits" if len(result.targets) == 1 else "The new masks wait"
+    return result.model_copy(update={"warnings": (*result.warnings, f"{note} to be accepted.")})
 
 
 @dataclass(frozen=True)
@@ -143,7 +159,7 @@ class _Question:
             )
         names = _listed([region for region, _ in changed])
         verb = "is" if len(changed) == 1 else "are"
-        return _edited(changed, f"{names} {verb} {done} now; accept it or say it again.", version)
+        return _edited(changed, f"{names} {verb} {done} now; say it again for more.", version)
 
     async def whole(self, noun: str, regions: Sequence[DraftRegion]) -> Edited:
         """The masks grown to the whole objects: to the model's mask of a noun, else to what belongs together.
@@ -167,8 +183,9 @@ class _Question:
         if not changed:
             sentence = f"The model finds no more of {_listed(regions)}; nothing was changed."
             return Edited([], sentence, version=version)
+        grown = "was grown to the whole object" if len(changed) == 1 else "were grown to whole objects"
         names = _listed([region for region, _ in changed])
-        return _edited(changed, f"{names} was grown to the whole object; accept it or point.", version)
+        return _edited(changed, f"{names} {grown}; point at what does not belong.", version)
 
     async def changed_by_noun(self, noun: str, regions: Sequence[DraftRegion], remove: bool) -> Edited:
         """The masks without what a noun names, or with it."""
@@ -217,7 +234,16 @@ def _with(noun: str, part: Mask, regions: Sequence[DraftRegion]) -> tuple[Change
     region = regions[-1]
     if not _adds(part, region.mask):
         return [], f'"{name_of(region)}" has the "{noun}" already; nothing was changed.'
-    return [(region, region.mask | part)], f'The "{noun}" now belongs to "{name_of(region)}".'
+    return [
+        (region, region.mask | part)
+    ], f'The "{noun}" now belongs to "{name_of(region)}"; the changed mask waits to be accepted.'
+
+
+def _how_to_delete(regions: Sequence[DraftRegion], meant: Meant) -> str:
+    them = "it" if len(regions) == 1 else "them"
+    if not any(region.id in meant.drafts for region in regions):
+        return f"{_listed(regions)} {'waits' if them == 'it' else 'wait'}: reject {them} with the cross."
+    return f"To delete {_listed(regions)}, select {them} and press Backspace."
 
 
 def _split(regions: Sequence[DraftRegion]) -> Edited:
@@ -259,10 +285,12 @@ def _choose(edit: Edit, meant: Meant) -> Edited | None:
     if not others:
         return Edited([], f"There is only {_listed(fitting)}; nothing was changed.")
     if accepted := [region for region in others if region.id in meant.drafts]:
-        sentence = f"{_listed(accepted)} cannot be withdrawn once accepted; select and press Backspace."
+        them = "it" if len(accepted) == 1 else "them"
+        sentence = f"{_listed(accepted)} cannot be withdrawn in words; select {them} and press Backspace."
     else:
         sentence = (
-            f"Only {_listed(fitting)} now. Delete others that you have accepted already with Backspace."
+            f"Only {_listed(fitting)} now. "
+            "If you have accepted others already, select them and press Backspace."
         )
     items = [item for region in waiting for item in _items(_of_a_choice(region), region.mask)]
     return Edited(items, sentence, {region.id: region.mask for region in waiting}, withdraws=True)

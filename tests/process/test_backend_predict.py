@@ -126,10 +126,20 @@ class TestPrompt:
             (only,) = ask(client, prompted("only the left one", drafts=drafts))
             assert masks(only) == masks(also) and "There is only" in said(only)
             (other,) = ask(client, prompted("the other one", drafts=drafts))
-            assert masks(other) == [] and "Say it in full" in said(other)
-            (first,) = ask(client, prompted("only the left one", id=99))
-            assert said(first).startswith("only the left one, after 0 turns")
-        assert workers.seen() == ["the circle", "the square", "only the left one"]
+            assert masks(other) == [] and "Name the thing" in said(other)
+            # Nothing was shown before on this image.
+            for number, prompt in enumerate(
+                ("only the left one", "remove the cup", "delete the cup", "the largest", "segment them")
+            ):
+                (first,) = ask(client, prompted(prompt, id=90 + number))
+                assert masks(first) == []
+                assert said(first) == (
+                    'Name the thing, for example "the cup". '
+                    '"only the left one" works while masks wait to be accepted.'
+                )
+            (named,) = ask(client, prompted("only the cup", id=99))
+            assert said(named).startswith("only the cup, after 0 turns")
+        assert workers.seen() == ["the circle", "the square", "only the cup"]
 
     def test_no_prompt_is_an_empty_result(self, backend: httpx.Client) -> None:
         assert ask(backend, payload("empty_context")) == [{"result": []}]

@@ -91,10 +91,17 @@ def test_tighter_and_looser_keep_id_label_and_origin(backend: httpx.Client) -> N
     assert np.array_equal(decoded(changed), block(1, 2, 5, 4))
     assert changed["id"] == "a" and changed["value"]["brushlabels"] == ["Circle"]
     assert changed["meta"] == before["meta"]
-    assert said(tighter) == '"cup" is tighter now; accept it or say it again.'
+    assert said(tighter) == '"cup" is tighter now; say it again for more.'
     # What is proposed now is what "looser" is about, although the draft is as it was.
     looser = say(backend, "a bit bigger", before)
     assert np.array_equal(decoded(masks(looser)[0]), block(1, 2, 5, 5))
+
+
+def test_several_masks_are_spoken_of_in_the_plural(backend: httpx.Client) -> None:
+    cup, pot = region("a", block(4, 3, 8, 5)), region("b", block(0, 3, 3, 5), "teapot", target=1)
+    grown = say(backend, "the whole thing", cup, pot)
+    assert len(masks(grown)) == 2
+    assert said(grown) == '"cup" and "teapot" were grown to whole objects; point at what does not belong.'
 
 
 def test_an_answer_that_waits_can_be_changed(backend: httpx.Client) -> None:
@@ -130,6 +137,29 @@ def test_what_cannot_be_done_is_said(
     assert masks(prediction) == [] and reason in said(prediction)
 
 
+@pytest.mark.parametrize("prompt", ["delete the cup", "remove the cup", "Remove cups."])
+def test_how_to_delete_a_mask_is_said(backend: httpx.Client, ready: Workers, prompt: str) -> None:
+    prediction = say(backend, prompt, region("a", block(4, 3, 8, 6)))
+    assert masks(prediction) == [] and ready.seen() == []
+    assert said(prediction) == 'To delete "cup", select it and press Backspace. Nothing was changed.'
+
+
+def test_how_to_delete_an_earlier_mask_is_said(backend: httpx.Client) -> None:
+    """The cup was accepted before; the last answer is the book."""
+    cup, book = region("a", block(4, 3, 8, 6)), region("b", block(0, 4, 3, 6), "book")
+    book["meta"]["pixellm"]["job"] = "seg-" + "2" * 32
+    prediction = say(backend, "remove the cup", cup, book)
+    assert masks(prediction) == []
+    assert 'To delete "cup", select it and press Backspace.' in said(prediction)
+
+
+def test_a_mask_that_waits_is_rejected_not_deleted(backend: httpx.Client) -> None:
+    (proposed,) = masks(say(backend, "the circle"))
+    prediction = say(backend, "delete the circle")
+    assert [item["id"] for item in masks(prediction)] == [proposed["id"]]
+    assert "waits: reject it with the cross" in said(prediction)
+
+
 def test_without_a_mask_it_is_said(backend: httpx.Client, ready: Workers) -> None:
     prediction = say(backend, "tighter")
     assert masks(prediction) == [] and "There is no mask to change" in said(prediction)
@@ -144,7 +174,20 @@ def test_after_pointing_something_is_added_to_that_region(backend: httpx.Client)
     (changed,) = masks(prediction)
     assert changed["id"] == "a"
     assert np.array_equal(decoded(changed), block(4, 3, 8, 6) | block(0, 0, 3, 2))
-    assert said(prediction).startswith('The "lid" now belongs to "cup".')
+    assert said(prediction).startswith(
+        'The "lid" now belongs to "cup"; the changed mask waits to be accepted.'
+    )
+
+
+@pytest.mark.parametrize("between", ["the circle", "the missing", "tighter", "without the missing"])
+def test_only_right_after_pointing_something_is_joined(backend: httpx.Client, between: str) -> None:
+    draft = region("a", block(4, 3, 8, 6))
+    point(backend, 3, 5, draft)
+    say(backend, between, draft)
+    prediction = say(backend, "also the lid", draft)
+    (lid,) = masks(prediction)
+    assert lid["id"] != "a"
+    assert "The new mask waits to be accepted" in said(prediction)
 
 
 def test_after_a_prompt_something_is_a_region_of_its_own(backend: httpx.Client, ready: Workers) -> None:
@@ -200,7 +243,7 @@ def test_of_masks_that_wait_the_chosen_one_is_proposed_alone(backend: httpx.Clie
     assert chosen["id"] == second["id"] and np.array_equal(decoded(chosen), decoded(second))
     assert chosen["meta"]["pixellm"]["job"] != JOB and "prompt" not in chosen["meta"]["pixellm"]
     assert chosen["meta"]["pixellm"]["label"] == "Circle"
-    assert "Backspace" in said(prediction)
+    assert said(prediction) == '"cup" cannot be withdrawn in words; select it and press Backspace.'
 
 
 def test_everything_asks_for_each_label(backend: httpx.Client, ready: Workers) -> None:
@@ -210,6 +253,23 @@ def test_everything_asks_for_each_label(backend: httpx.Client, ready: Workers) -
     assert len({item["id"] for item in masks(prediction)}) == len(asked)
     assert {item["meta"]["pixellm"]["prompt"] for item in masks(prediction)} == set(asked)
     assert all(f"[{number}]" in said(prediction) for number in range(1, len(asked) + 1))
+
+
+def test_of_masks_of_which_none_is_accepted_one_is_chosen(backend: httpx.Client) -> None:
+    say(backend, "everything")
+    prediction = say(backend, "the largest one")
+    assert len({item["id"] for item in masks(prediction)}) == 1
+    told = "If you have accepted others already, select them and press Backspace."
+    assert said(prediction).startswith("Only ") and said(prediction).endswith(told)
+
+
+def test_everything_but_one_label_is_no_change_of_what_is_there(
+    backend: httpx.Client, ready: Workers
+) -> None:
+    prediction = say(backend, "everything but the circle", region("a", block(0, 0, 3, 2)))
+    asked = ready.seen()
+    assert asked and "Segment the circle." not in asked and all("Segment the " in each for each in asked)
+    assert len({item["id"] for item in masks(prediction)}) == len(asked)
 
 
 def test_the_shipped_model_changes_its_own_masks(redis_url: str, workers: Workers) -> None:

@@ -125,6 +125,8 @@ def test_words_that_choose_some_of_the_masks(prompt: str, edit: Edit) -> None:
         "Segment the cup and the book in this image.",
         "all the dogs",
         "everything",
+        "everything but the book",
+        "everything except the cup",
         "the person without a hat",
         "the no entry sign",
         "no entry sign",

@@ -7,6 +7,7 @@ import pytest
 
 from backend.prompts.everything import as_one, asks_for_everything, labels_questions
 from backend.prompts.regions import build_prediction
+from backend.prompts.tasks import BadTask
 from label_config import LabelConfig, read_config
 from worker.jobs.contract import SegmentResult, TargetResult
 from worker.jobs.masks import to_rle
@@ -29,6 +30,10 @@ def config(*labels: str) -> LabelConfig:
         "all objects",
         "every thing in this image",
         "mark all the objects please",
+        "everything except the cup",
+        "Everything but the book, please.",
+        "all objects apart from the cup and the dog",
+        "segment everything in this image, except for the cup",
     ],
 )
 def test_it_asks_for_everything(prompt: str) -> None:
@@ -36,7 +41,16 @@ def test_it_asks_for_everything(prompt: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "prompt", ["everything red", "all the dogs", "all dogs and objects", "the thing", "everything else", ""]
+    "prompt",
+    [
+        "everything red",
+        "all the dogs",
+        "all dogs and objects",
+        "the thing",
+        "everything else",
+        "",
+        "all dogs but one",
+    ],
 )
 def test_what_names_something_is_not_everything(prompt: str) -> None:
     assert not asks_for_everything(prompt)
@@ -48,6 +62,25 @@ def test_every_label_but_other_is_asked_for() -> None:
         "Segment the fire hydrant.",
     ]
     assert labels_questions(config("Other")) == []
+
+
+@pytest.mark.parametrize(
+    ("prompt", "asked"),
+    [
+        ("everything except the cup", ["dog", "fire hydrant", "coffee cup"]),
+        ("everything but the dogs and the fire hydrants.", ["cup", "coffee cup"]),
+        ("All things without the coffee cup, please", ["cup", "dog", "fire hydrant"]),
+        ("everything except the sky", ["cup", "dog", "fire hydrant", "coffee cup"]),
+    ],
+)
+def test_what_is_excepted_is_not_asked_for(prompt: str, asked: list[str]) -> None:
+    labels = config("Cup", "Dog", "Fire hydrant", "Coffee cup", "Other")
+    assert labels_questions(labels, prompt) == [f"Segment the {name}." for name in asked]
+
+
+def test_with_every_label_excepted_nothing_is_asked() -> None:
+    with pytest.raises(BadTask, match="leaves no label"):
+        labels_questions(config("Cup", "Other"), "everything except the cup")
 
 
 def result(answer: str, *phrases: str, job: str = "1", warnings: tuple[str, ...] = ()) -> SegmentResult:
@@ -74,7 +107,7 @@ def said(*results: SegmentResult) -> tuple[str, int]:
 
 def test_the_answers_are_one_with_numbers_that_go_on() -> None:
     first = result("cup is [1] and cup is [2]. There is no dog in this image.", "cup", "cup")
-    second = result("cat is [1].", "cat", job="2", warnings=("a", "a"))
+    second = result('cat is [1]. Nothing more was found for "x.".', "cat", job="2", warnings=("a", "a"))
     assert said(first, second) == (
         "cup is [1] and cup is [2]. cat is [3]. Of the other labels nothing was found. a",
         3,
