@@ -32,8 +32,9 @@ TEMPLATE = ROOT / "label_config" / "templates" / "interactive.xml"
 PLACES = {
     "apple": (0.62, 0.40, 0.84, 0.78),
     "book": (0.36, 0.48, 0.62, 0.96),
-    "banana": (0.72, 0.62, 0.97, 1.0),
+    "cup": (0.05, 0.35, 0.36, 0.80),
 }
+LABELS = {"apple": "Other", "book": "Book", "cup": "Cup"}
 
 
 @dataclass(frozen=True)
@@ -79,28 +80,33 @@ def editor(request: pytest.FixtureRequest, project: Project) -> Iterator[Editor]
 
 
 def test_three_things_asked_in_turn_and_accepted_one_by_one(project: Project, editor: Editor) -> None:
+    """Each prompt is answered on its own; the small model may take a part of something else for one more."""
     task = project.task(samples.PROVED)
     editor.open(task)
-    for number, thing in enumerate(PLACES, start=1):
-        proposed = [item for item in editor.ask(f"the {thing}") if item["type"] == "brushlabels"]
-        assert len(proposed) == 1, f"{thing}: {editor.answer()}"
-        assert f"{thing} is [1]" in editor.answer()
-        editor.accept_all(1)
-        expect(editor.page.locator(".lsf-outliner-item__title")).to_have_count(number)
+    proposed: dict[str, list[str]] = {}
+    for thing in PLACES:
+        proposed[thing] = [item["id"] for item in editor.ask(f"the {thing}") if item["type"] == "brushlabels"]
+        assert proposed[thing] and f"{thing} is [1]" in editor.answer()
+        editor.accept_all(len(proposed[thing]))
+        expect(editor.page.locator(".lsf-outliner-item__title")).to_have_count(
+            sum(map(len, proposed.values()))
+        )
         time.sleep(6)  # Label Studio saves a draft after five seconds, and sends it with the next prompt
     editor.submit()
 
     (annotation,) = project.label_studio.annotations(task)
-    masks = [item for item in annotation["result"] if item["type"] == "brushlabels"]
+    masks = {item["id"]: item["value"] for item in annotation["result"] if item["type"] == "brushlabels"}
+    assert list(masks) == [region for regions in proposed.values() for region in regions]
     with Image.open(samples.PROVED) as image:
         width, height = image.size
-    for item, (thing, place) in zip(masks, PLACES.items(), strict=True):
-        rows, columns = np.nonzero(decode(item["value"]["rle"], height, width))
-        left, top, right, bottom = place
-        inside = (columns > left * width) & (columns < right * width)
-        inside &= (rows > top * height) & (rows < bottom * height)
-        assert inside.mean() > 0.5, f"{thing} lies elsewhere"
-    assert [item["value"]["brushlabels"][0] for item in masks] == ["Other", "Book", "Other"]
+    for thing, (left, top, right, bottom) in PLACES.items():
+        shares = []
+        for region in proposed[thing]:
+            rows, columns = np.nonzero(decode(masks[region]["rle"], height, width))
+            inside = (columns > left * width) & (columns < right * width)
+            shares.append((inside & (rows > top * height) & (rows < bottom * height)).mean())
+            assert masks[region]["brushlabels"] == [LABELS[thing]]
+        assert max(shares) > 0.5, f"{thing} lies elsewhere"
 
 
 def test_what_was_rejected_is_denied_by_choice(project: Project, editor: Editor) -> None:
