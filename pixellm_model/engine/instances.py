@@ -17,7 +17,7 @@ from pixellm_model.samples import Mask
 # Parts that are smaller than this, in cells of the logits or as a share of the largest part, are no things of
 # their own; they go with the nearest part that is.
 MIN_CELLS = 9
-MIN_SHARE = 0.3
+MIN_SHARE = 0.1
 
 
 def each_on_its_own(
