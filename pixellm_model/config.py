@@ -41,6 +41,8 @@ class PixelLMConfig:
     features join the first one's (SECOND_TOWERS); `pyramid_dim` is how many channels the pyramid over its
     finer maps has, 0 for the paper's pixel decoder without one (`pyramid.py`). `edge_radius` is how many
     cells of the masks a guided filter looks around in for the picture's edges, 0 for none (`edges.py`).
+    `part_share` is how large a part of a mask has to be, as share of the largest, to be a target of its own;
+    0 takes no mask apart (`instances.py`).
     """
 
     llama: LlamaConfig
@@ -50,6 +52,7 @@ class PixelLMConfig:
     second_tower: str | None = None
     pyramid_dim: int = 0
     edge_radius: int = 0
+    part_share: float = 0.0
     image_size: int = PUBLISHED_IMAGE_SIZE
     select_layers: tuple[int, int] = PUBLISHED_LAYERS
     tokens_per_scale: int = 3
@@ -148,6 +151,7 @@ class PixelLMConfig:
             second_tower=second,
             pyramid_dim=raw.get("pyramid_dim", 0),
             edge_radius=raw.get("edge_radius", 0),
+            part_share=raw.get("part_share", 0.0),
             name=raw["name"],
             image_size=raw["image_size"],
             select_layers=tuple(raw["select_layers"]),
@@ -175,7 +179,7 @@ class PixelLMConfig:
                 **{k: v for k, v in self.tower.to_diff_dict().items() if k not in _TOWER_NOISE},
             },
             "second_tower": self.second_tower,
-            **{key: value for key in ("pyramid_dim", "edge_radius") if (value := getattr(self, key))},
+            **{key: value for key in PYRAMID_KEYS if (value := getattr(self, key))},
             "image_size": self.image_size,
             "select_layers": list(self.select_layers),
             "tokens_per_scale": self.tokens_per_scale,
@@ -188,6 +192,7 @@ class PixelLMConfig:
 
 
 # What transformers adds to a config that says nothing about the tower's shape.
+PYRAMID_KEYS = ("pyramid_dim", "edge_radius", "part_share")  # written only where a checkpoint has them
 _TOWER_NOISE = {
     *("model_type", "architectures", "transformers_version", "dtype", "torch_dtype", "_name_or_path"),
     *("out_features", "out_indices", "stage_names"),

@@ -87,13 +87,15 @@ def _objection(
     missing = [outcome.phrase for outcome in of_job if outcome.kind == "open"]
     if missing:
         return LEFT_OPEN.format(f"a proposed mask ({', '.join(missing)})")
+    if proposal is None:
+        return "what the model answered is not recorded, for example because it did not know a word"
     asked = labels_in_prompt(prompt, config)
     if any(outcome.kind == "relabelled" and outcome.label not in asked for outcome in of_job):
         return "its mask was given a label that the prompt does not name"
     if evidence.nothing_else:
         return None
     by_hand = any(outcome.kind in ("relabelled", "added") for outcome in of_job)
-    denied = proposal is not None and _DENIAL.search(proposal.answer) is not None
+    denied = _DENIAL.search(proposal.answer) is not None
     all_found = bool(asked) and asked.keys() <= {o.label for o in of_job if o.region is not None}
     if (by_hand or denied) and not (by_hand and all_found):
         return "nobody has confirmed that the rest of what it asks for is absent"

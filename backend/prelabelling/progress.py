@@ -85,4 +85,5 @@ class Progress:
         left = (
             f"{tqdm.format_interval(max(0, self._total - self._done) / rate)} left" if rate > 0 else "waiting"
         )
-        print(f"{done} of {total} tasks, {rate:.1f} tasks/s, {left}", file=self._stream, flush=True)
+        speed = f"{rate:.1f} tasks/s" if rate >= 1 else f"{60 * rate:.1f} tasks/min"
+        print(f"{done} of {total} tasks, {speed}, {left}", file=self._stream, flush=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from backend.prompts.regions import Prediction, ResultItem, answer_item, answer_text
+from backend.prompts.regions import Prediction, ResultItem, answer_item, answer_text, region_scores
 from backend.prompts.tasks import BadTask
 from label_config import CATCH_ALL, LabelConfig, labels_in_prompt
 from worker.jobs.contract import SegmentResult
@@ -84,13 +84,19 @@ def as_one(
         for item in prediction["result"]
         if item.get("from_name") != config.answer
     ]
-    said, count = [], 0
-    for result in results:
+    said, count, left_out = [], 0, False
+    for prediction, result in zip(predictions, results, strict=True):
+        has_regions = any(item.get("from_name") != config.answer for item in prediction["result"])
+        if not has_regions and region_scores(result, config, min_score):
+            left_out = True
+            continue
         found = _DENIAL.sub("", result.answer).strip()
         said.append(_from(count, found))
         count += len(result.targets)
     if any(_DENIAL.search(result.answer) for result in results):
         said.append("Of the other labels nothing was found." if count else "Nothing was found.")
+    if left_out:
+        said.append("What is marked already is left out.")
     joined = results[0].model_copy(
         update={
             "answer": " ".join(filter(None, said)),

@@ -23,6 +23,7 @@ from backend.prompts.focus import Focus, Meant
 from backend.prompts.follow_up import follow_up
 from backend.prompts.image_warmer import ImageWarmer
 from backend.prompts.late_predictions import LatePredictions
+from backend.prompts.marked import marked_targets
 from backend.prompts.model_client import JobFailed, ModelClient, NotReady
 from backend.prompts.pending_store import PendingPrediction
 from backend.prompts.pointing import Pointing, read_pointing, region_pointed_at
@@ -201,11 +202,11 @@ class Predictor:
                 return edited
             job = segment_job(task, prompt, config, project, "interactive")
             if asks_for_everything(prompt) and (questions := labels_questions(config, prompt)):
-                prediction = await self._everything(job, questions, config)
+                prediction = await self._everything(job, questions, config, task)
             else:
                 job = await self._with_history(job, task)
                 result = await self._model.ask(job, self._settings.predict_wait_s)
-                prediction = await self._build(job, with_note_on_new(prompt, result), config)
+                prediction = await self._build(job, with_note_on_new(prompt, result), config, task)
             self._focus.remember(task, config, prediction["result"], pointed=False)
             return prediction
         except (BadTask, NotReady, QueueUnavailable) as error:
@@ -214,12 +215,16 @@ class Predictor:
                 raise RequestRefused(str(error), 400 if isinstance(error, BadTask) else 503) from error
             return {"result": answer_item(config, str(error))}
 
-    async def _everything(self, job: SegmentJob, questions: Sequence[str], config: LabelConfig) -> Prediction:
+    async def _everything(
+        self, job: SegmentJob, questions: Sequence[str], config: LabelConfig, task: Task
+    ) -> Prediction:
         """Ask several prompts in place of the one of `job`."""
         jobs = [job.model_copy(update={"prompt": question}) for question in questions]
         asked = (self._model.ask(each, self._settings.predict_wait_s) for each in jobs)
         results = await asyncio.gather(*asked)
-        built = [await self._build(each, result, config) for each, result in zip(jobs, results, strict=True)]
+        built = [
+            await self._build(each, result, config, task) for each, result in zip(jobs, results, strict=True)
+        ]
         return as_one(built, results, config, self._settings.model_score_threshold)
 
     async def _refine(
@@ -348,15 +353,19 @@ class Predictor:
                 log.warning("project %s, task %d gets no prediction: %s", project, task.id, error)
         return jobs
 
-    async def _build(self, job: SegmentJob, result: SegmentResult, config: LabelConfig) -> Prediction:
+    async def _build(
+        self, job: SegmentJob, result: SegmentResult, config: LabelConfig, opened: Task | None = None
+    ) -> Prediction:
+        """Make the prediction of an answer; without what is marked already in the task that is `opened`."""
         result = await asyncio.to_thread(without_speckles, result, self._settings.min_region_share)
         min_score = self._settings.model_score_threshold
-        # Only a task's first image is learned from.
-        if not config.item_index:
+        marked = await asyncio.to_thread(marked_targets, result, opened, config) if opened else frozenset()
+        # Only a task's first image is learned from, and only from what was proposed.
+        if not config.item_index and not (marked and len(marked) == len(result.targets)):
             self._proposals.record(job, result, hidden_targets(result, config, min_score))
         if job.priority == "batch" and job.project is not None:
             self._shown_version.update(job.project, result.model_version)
-        return await asyncio.to_thread(build_prediction, result, config, job.prompt, min_score)
+        return await asyncio.to_thread(build_prediction, result, config, job.prompt, min_score, marked)
 
     async def _with_history(self, job: SegmentJob, task: Task) -> SegmentJob:
         """Add the earlier turns if the prompt refers back to them and the model was trained on turns.

@@ -92,11 +92,20 @@ def build_refinement(
         control, label = _control_and_label(config, pointing)
         labels = (label,) if label else ()
         common = _new_region(result, config, score)
-        sentence = "A new mask; accept it or point again."
-        sentence += "" if label else " Choose a label for it."
+        sentence = f"A new mask from {_listed(pointing)}; accept it or point again."
+        sentence += f' Its label is "{label}".' if label else " Choose a label for it."
     (value,) = region_values(mask, control.kind)
     items = list(region_items(control, labels, common | {"value": value}))
     return {"result": items + answer_item(config, sentence), "model_version": result.model_version}
+
+
+def _listed(pointing: Pointing) -> str:
+    """What a mask was made from: "a box and 3 points, 1 of them outside"."""
+    count = len(pointing.clicks)
+    points = "a point" if count == 1 else f"{count} points"
+    if outside := sum(not click.positive for click in pointing.clicks):
+        points += ", outside of it" if count == 1 else f", {outside} of them outside"
+    return " and ".join(["a box"] * (pointing.box is not None) + [points] * (count > 0))
 
 
 def _control_and_label(config: LabelConfig, pointing: Pointing) -> tuple[ShapeControl, str | None]:

@@ -7,7 +7,7 @@ decides which control its regions belong to.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from statistics import fmean
 from typing import Any
 from uuid import uuid4
@@ -26,7 +26,11 @@ Prediction = dict[str, Any]
 
 
 def build_prediction(
-    result: SegmentResult, config: LabelConfig, prompt: str, min_score: float = 0.0
+    result: SegmentResult,
+    config: LabelConfig,
+    prompt: str,
+    min_score: float = 0.0,
+    marked: frozenset[int] = frozenset(),
 ) -> Prediction:
     """Make the prediction that shows a result.
 
@@ -35,14 +39,20 @@ def build_prediction(
         config: The project's labeling configuration.
         prompt: The prompt that was answered.
         min_score: Targets with a lower score are left out, as `is_shown` says.
+        marked: The indices of targets that the annotator has accepted already; they are left out.
 
     Returns:
         The regions, the answer's text if the configuration shows it, and the mean score of the regions.
     """
-    regions = build_results(result, config, prompt, min_score)
+    regions = build_results(result, config, prompt, min_score, marked=marked)
     scores = region_scores(result, config, min_score)
+    text = answer_text(result, config, min_score)
+    if marked:
+        text = (
+            f"{text} {_listed([result.targets[index].phrase for index in sorted(marked)])}: marked already."
+        )
     return {
-        "result": regions + answer_item(config, answer_text(result, config, min_score)),
+        "result": regions + answer_item(config, text),
         "score": fmean(scores) if scores else 0.0,
         "model_version": result.model_version,
     }
@@ -54,6 +64,7 @@ def build_results(
     prompt: str,
     min_score: float = 0.0,
     label: str | None = None,
+    marked: Container[int] = (),
 ) -> list[ResultItem]:
     """Make the regions of each target that is shown and whose mask is not empty.
 
@@ -69,6 +80,7 @@ def build_results(
         prompt: The prompt that was answered.
         min_score: Targets with a lower score are left out, as `is_shown` says.
         label: The label of every region; None: the one that its phrase names.
+        marked: The indices of further targets that are left out.
 
     Returns:
         The regions, in the order of the targets.
@@ -76,7 +88,7 @@ def build_results(
     return [
         item
         for index, target in enumerate(result.targets)
-        if is_shown(target, config, min_score, label) and not is_empty(target.mask)
+        if index not in marked and is_shown(target, config, min_score, label) and not is_empty(target.mask)
         for item in _regions(result, config, prompt, index, target, label or map_label(target.phrase, config))
     ]
 

@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 from pydantic import ValidationError
 
 from backend.prompts.request import Task
-from label_config import LabelConfig
+from label_config import CATCH_ALL, LabelConfig
 from worker.jobs.contract import MAX_PROMPT_CHARS, Priority, SegmentJob, Turn, WarmJob
 
 JOB_ID = re.compile(r"seg-[0-9a-f]{32}")
@@ -114,7 +114,11 @@ def batch_prompt(task: Task, config: LabelConfig) -> str:
         return prompt
     if not config.labels:
         raise BadTask("This task has no prompt, and its data has no labels to ask for.")
-    *most, last = [f"the {label.value.lower()}" for label in config.labels]
+    names = [label.value.lower() for label in config.labels]
+    # "Other" names nothing that a model could look for.
+    *most, last = [f"the {name}" for name in names if name not in CATCH_ALL] or [
+        f"the {name}" for name in names
+    ]
     labels = f"{', '.join(most)} and {last}" if most else last
     return f"Segment {labels} in this image."
 

@@ -73,7 +73,8 @@ def tower_maps(model: PixelLM, image: ProcessedImage) -> TowerMaps:
     mask = patch_mask(resized, size, model.config.patch_size)[None].to(model.device)
     blocks = {tower.second.blocks[n]: stride for stride, n in LAST_BLOCKS.items()} if tower.second else {}
     with _CapturedOutputs(blocks) as outputs:
-        states = tower(pixels.to(model.device, model.dtype), mask)
+        # A pyramid's tower gives out finer maps as well; the same come from the blocks.
+        states = tower(pixels.to(model.device, model.dtype), mask)[: len(model.config.select_layers)]
     assert model.config.tower is not None
     width, grid = int(model.config.tower.hidden_size), mask.shape[-1]
     first = torch.cat([state[0, :, :width].T.unflatten(1, (grid, grid)) for state in states])

@@ -1,4 +1,8 @@
-"""One mask of several things, as one mask for each: its connected parts."""
+"""A target whose mask falls into parts that do not touch, taken apart: one target for each.
+
+A pyramid marks all that a name fits: two cups are two islands of one mask. What is much smaller than the
+largest part is taken for a piece of one, behind something or badly drawn, and stays with its nearest.
+"""
 
 from __future__ import annotations
 
@@ -8,83 +12,59 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from pixellm_model.engine.answers import Target
-from pixellm_model.engine.phrases import asks_for_each
-from pixellm_model.masks import mask_box
-from pixellm_model.preprocess import ProcessedImage
-from pixellm_model.samples import Mask
-
-# Parts that are smaller than this, in cells of the logits or as a share of the largest part, are no things of
-# their own; they go with the nearest part that is.
-MIN_CELLS = 9
-MIN_SHARE = 0.1
+FEWEST_CELLS = 12  # of the logits: what is smaller is no thing of its own
+MOST_PARTS = 12  # of one target
 
 
-def each_on_its_own(
-    targets: Sequence[Target],
-    low_res: Sequence[torch.Tensor],
-    image: ProcessedImage,
-    image_size: int,
-    question: str,
+def take_apart(
+    texts: Sequence[str],
+    phrases: Sequence[str],
+    logits: torch.Tensor,
+    shares: Sequence[float],
     limit: int,
-) -> tuple[list[Target], tuple[str, ...]]:
-    """Split the masks of what a question asks for one by one ("all the dogs"), if the model drew only one.
+) -> tuple[list[str], list[str], list[torch.Tensor]]:
+    """Make one target of each part of each target.
 
     Args:
-        targets: The targets, with masks of the image's size.
-        low_res: For each target its logits (m, m), of the padded square.
-        image: The image.
-        image_size: The square's side in pixels.
-        question: What was asked.
-        limit: The most targets there may be.
+        texts: What the model said before, between and after its targets.
+        phrases: What names each target.
+        logits: (n, m, m) of the targets.
+        shares: For each target from which share of its largest part's area on a part counts; a target with 0
+            stays whole.
+        limit: The most targets there may be; one with too many parts for that stays whole.
 
     Returns:
-        The targets, and a sentence for each phrase that was split.
+        Texts, phrases and logits of the targets there are now.
     """
-    phrases = [target.phrase for target in targets]
-    split: list[Target] = []
-    notes: list[str] = []
-    for number, (target, logits) in enumerate(zip(targets, low_res, strict=True)):
-        room = limit - len(split) - (len(targets) - number - 1)
-        parts = [target.mask]
-        if phrases.count(target.phrase) == 1 and asks_for_each(question, target.phrase):
-            parts = parts_of(target.mask, logits, image.resized, image_size)
-        if 1 < len(parts) <= room:
-            notes.append(f'"{target.phrase}" was drawn as one mask; each separate part is shown on its own.')
-            split += [Target(target.phrase, part, target.score, mask_box(part)) for part in parts]
-        else:
-            split.append(target)
-    return split, tuple(notes)
+    new_texts = [texts[0]]
+    new_phrases: list[str] = []
+    new_logits: list[torch.Tensor] = []
+    rest = zip(texts[1:], phrases, logits, shares, strict=True)
+    for number, (text, phrase, target, share) in enumerate(rest, start=1):
+        parts = split(target, share) if share else [target]
+        if len(new_phrases) + len(parts) + len(phrases) - number > limit:
+            parts = [target]
+        new_texts += [","] * (len(parts) - 2) + ["and"] * (len(parts) > 1)
+        new_texts.append(text)
+        new_phrases += [phrase] * len(parts)
+        new_logits += parts
+    return new_texts, new_phrases, new_logits
 
 
-def parts_of(mask: Mask, logits: torch.Tensor, resized: tuple[int, int], image_size: int) -> list[Mask]:
-    """The connected parts of a mask, from left to right.
-
-    They are found at the logits' resolution, which bounds the work however large the image is.
-
-    Args:
-        mask: (H, W) bool.
-        logits: (m, m), of the padded square; the mask is where they are above 0.
-        resized: Height and width of the image within the square, in pixels.
-        image_size: The square's side in pixels.
-
-    Returns:
-        Masks (H, W) whose union is `mask`.
-    """
-    labels, count = ndimage.label((logits > 0).cpu().numpy(), np.ones((3, 3)))
+def split(logits: torch.Tensor, share: float) -> list[torch.Tensor]:
+    """The logits (m, m) of a target's parts, from left to right; each is negative where the others are."""
+    labels, count = ndimage.label(logits.cpu().numpy() > 0)
+    if count < 2:
+        return [logits]
     areas = np.bincount(labels.ravel(), minlength=count + 1)
     areas[0] = 0
-    large = np.flatnonzero(areas >= max(MIN_CELLS, MIN_SHARE * areas.max()))
+    least = max(FEWEST_CELLS, share * areas.max())
+    large = [int(label) for label in np.argsort(-areas, kind="stable")[:MOST_PARTS] if areas[label] >= least]
     if len(large) < 2:
-        return [mask]
-    nearest = ndimage.distance_transform_edt(
-        ~np.isin(labels, large), return_distances=False, return_indices=True
-    )
-    owner = labels[tuple(nearest)]
-    rows, columns = (
-        ((np.arange(length) + 0.5) * size / length * logits.shape[-1] / image_size).astype(int)
-        for length, size in zip(mask.shape, resized, strict=True)
-    )
-    owner = owner[np.ix_(rows, columns)]
-    parts = [mask & (owner == label) for label in large]
-    return sorted((part for part in parts if part.any()), key=mask_box)
+        return [logits]
+    at = ndimage.distance_transform_edt(~np.isin(labels, large), return_distances=False, return_indices=True)
+    nearest = labels[tuple(at)]
+    columns = ndimage.center_of_mass(labels > 0, labels, large)
+    owners = [label for _, label in sorted(zip((c for _, c in columns), large, strict=True))]
+    outside = -logits.abs() - 1e-3
+    return [torch.where(torch.from_numpy(nearest == o).to(logits.device), logits, outside) for o in owners]

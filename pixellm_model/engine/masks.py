@@ -63,13 +63,13 @@ def finish_mask(low_res: torch.Tensor, image: ProcessedImage, image_size: int) -
 
 
 def finish_targets(
-    phrases: Sequence[str], low_res: torch.Tensor, image: ProcessedImage, config: PixelLMConfig
+    phrases: Sequence[str], low_res: Sequence[torch.Tensor], image: ProcessedImage, config: PixelLMConfig
 ) -> list[Target]:
     """Make the targets of one answer, with the scores that the checkpoint's calibration gives them.
 
     Args:
         phrases: The words that name each target.
-        low_res: (n, m, m) logits over the padded square.
+        low_res: For each target its (m, m) logits over the padded square.
         image: The image they belong to.
         config: The model's configuration.
 

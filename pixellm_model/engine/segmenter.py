@@ -79,11 +79,10 @@ class Segmenter:
         vocabulary: Vocabulary | None = None,
         refiner: Refiner | None = None,
     ):
-        self.model = model
-        self.tokenizer = tokenizer
-        self.version = version
+        self.model, self.tokenizer, self.version = model, tokenizer, version
         self.fingerprint = fingerprint
         self.vocabulary = vocabulary
+        self._undivided = vocabulary.masses if vocabulary else frozenset[str]()
         self.cache = PrefixCache(CACHE_BYTES) if cache is None else cache
         self.refiner = Refiner(model) if refiner is None else refiner
         self._prefix_ids, _ = split_prompt(tokenizer.encode(build_prompt(model.config, tokenizer, "")))
@@ -354,7 +353,7 @@ class Segmenter:
         return [answers[number] for number in range(len(requests))]
 
     def _segment(self, requests: Sequence[Question], prompts: Sequence[EncodedPrompt]) -> list[Segmentation]:
-        stopwatch = Stopwatch()
+        stopwatch, config = Stopwatch(), self.model.config
         images = [self._prepared(request.image) for request in requests]
         generations, runs, low_res = self._generate(requests, images, prompts, stopwatch)
         answers = []
@@ -364,7 +363,7 @@ class Segmenter:
             texts = texts_between_runs(generation, starts, self.tokenizer)
             self._drafts.update(request.prompt, texts, generation.ids)
             answer, targets, notes = shown_answer(
-                texts, request.prompt, logits, image, self.model.config, self.max_targets, request.asked
+                texts, request.prompt, logits, image, config, self.max_targets, request.asked, self._undivided
             )
             warnings = (*warnings_about(generation, stray), *notes)
             answers.append(Segmentation(answer, tuple(targets), warnings, stopwatch.laps))

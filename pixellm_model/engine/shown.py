@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -11,14 +11,15 @@ import torch
 from pixellm_model.config import PixelLMConfig
 from pixellm_model.engine.absence import absent, deny_undrawn
 from pixellm_model.engine.answers import Segmentation, Target, display_text
-from pixellm_model.engine.instances import each_on_its_own
+from pixellm_model.engine.instances import take_apart
 from pixellm_model.engine.masks import finish_targets
-from pixellm_model.engine.phrases import denied_targets, name_targets
+from pixellm_model.engine.phrases import asks_for_each, denied_targets, name_targets
 from pixellm_model.errors import PromptError
 from pixellm_model.preprocess import ProcessedImage
 
 _DENIED = re.compile(r"\bno (.+?)(?: in this image)?\.?$")
 SAME_IOU = 0.9  # masks that overlap so much are of one thing
+EACH_SHARE = 0.1  # of the largest part's area, for a part of a mask that is asked for one by one
 
 
 def shown_answer(
@@ -29,6 +30,7 @@ def shown_answer(
     config: PixelLMConfig,
     limit: int,
     asked: str = "",
+    undivided: Container[str] = (),
 ) -> tuple[str, list[Target], tuple[str, ...]]:
     """Choose and draw what is shown of an answer, and number its text accordingly.
 
@@ -40,6 +42,7 @@ def shown_answer(
         config: The model's.
         limit: The most targets that are shown; only these are drawn at the image's size.
         asked: The prompt as typed, if the question is another wording of it.
+        undivided: Phrases of what has no instances, such as the sky.
 
     Returns:
         The answer with `[1]`, `[2]` for the targets, the targets, and sentences for people.
@@ -51,21 +54,29 @@ def shown_answer(
         notes.append(_limited(len(unique), limit))
     if len(chosen) < len(phrases) or any(denied):
         texts = usual_texts([phrases[index] for index in chosen], texts[-1])
-    targets = finish_targets([phrases[index] for index in chosen], low_res[chosen], image, config)
+    named = [phrases[index] for index in chosen]
+    shares = [_part_share(phrase, named, asked or question, config, undivided) for phrase in named]
+    texts, parts, logits = take_apart(texts, named, low_res[chosen], shares, limit)
+    if not config.part_share:
+        notes += [
+            f'"{phrase}" was drawn as one mask; each separate part is shown on its own.'
+            for phrase in named
+            if parts.count(phrase) > named.count(phrase)
+        ]
+    targets = finish_targets(parts, logits, image, config)
     # The language model announces a target before anything is looked for; the picture has the last word.
     drawn = [bool(target.mask.any()) for target in targets]
-    if not all(drawn):
-        answer = deny_undrawn(texts, [target.phrase for target in targets], drawn)
-        chosen = [index for index, there in zip(chosen, drawn, strict=True) if there]
-        targets = [target for target, there in zip(targets, drawn, strict=True) if there]
-    else:
-        answer = display_text(texts)
-    parts, split_notes = each_on_its_own(
-        targets, [low_res[index] for index in chosen], image, config.image_size, asked or question, limit
-    )
-    if split_notes:
-        answer = display_text(usual_texts([part.phrase for part in parts], texts[-1]))
-    return answer, parts, (*notes, *split_notes)
+    answer = display_text(texts) if all(drawn) else deny_undrawn(texts, parts, drawn)
+    return answer, [target for target, there in zip(targets, drawn, strict=True) if there], tuple(notes)
+
+
+def _part_share(
+    phrase: str, phrases: Sequence[str], question: str, config: PixelLMConfig, undivided: Container[str]
+) -> float:
+    """How large a part of a target has to be to become one of its own; 0 for a target that stays whole."""
+    if config.part_share:
+        return 0.0 if phrase in undivided else config.part_share
+    return EACH_SHARE if phrases.count(phrase) == 1 and asks_for_each(question, phrase) else 0.0
 
 
 def as_one(answers: Sequence[Segmentation | PromptError], limit: int) -> Segmentation | PromptError:

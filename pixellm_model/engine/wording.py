@@ -110,6 +110,7 @@ class Vocabulary:
         others: All other words of the training prompts ("segment", "the", "red", "please").
         prompt: The wording for bare names, with one "{}" in their place; None leaves them as typed.
         one_by_one: Whether several bare names are asked for one by one in this wording.
+        masses: The names of what has no instances, such as the sky.
 
     Raises:
         ValueError: `prompt` has not exactly one "{}".
@@ -121,10 +122,12 @@ class Vocabulary:
         others: Iterable[str],
         prompt: str | None = None,
         one_by_one: bool = False,
+        masses: Iterable[str] = (),
     ) -> None:
         if prompt is not None and prompt.count("{}") != 1:
             raise ValueError(f'the wording "{prompt}" needs exactly one {{}} in the place of the names')
         self._prompt, self._one_by_one = prompt, one_by_one
+        self.masses = frozenset(masses)
         self._name_words = {word for name in names for word in words_of(name)}
         self._words = self._name_words | {word for text in others for word in words_of(text)}
 
@@ -144,7 +147,8 @@ class Vocabulary:
         try:
             content = json.loads(path.read_text("utf-8"))
             prompt, one_by_one = content.get("prompt"), content.get("one_by_one", False)
-            return cls(content["names"], content["others"], prompt, one_by_one)
+            masses = content.get("masses", ())
+            return cls(content["names"], content["others"], prompt, one_by_one, masses)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise CheckpointError(f"{path} is not a list of names and other words: {error}.") from error
 

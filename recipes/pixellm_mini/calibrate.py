@@ -3,7 +3,8 @@
     python -m recipes.pixellm_mini.calibrate --state training.pt --out FILE --presence -4 --logit 1
 
 Targets whose presence is below `--presence` count as missing from now on, and pixels whose logit is above
-minus `--logit` as inside. Nothing else changes.
+minus `--logit` as inside. A presence that training has made very sure of itself makes masks spill over their
+neighbours; a smaller `--presence-weight` takes that back.
 """
 
 from __future__ import annotations
@@ -17,15 +18,22 @@ BIAS, WEIGHTS = "model.mask_decoder.choose.bias", "model.mask_decoder.weights"
 
 
 def calibrate(
-    weights: dict[str, torch.Tensor], presence: float, logit: float, coarse: float | None = None
+    weights: dict[str, torch.Tensor],
+    presence: float,
+    logit: float,
+    coarse: float | None = None,
+    presence_weight: float | None = None,
 ) -> None:
-    """Change the two biases of `PyramidDecoder.choose`, and the weight of the coarse logits, in place."""
+    """Change the two biases of `PyramidDecoder.choose`, and its two weights if given, in place."""
+    given = (coarse, presence_weight)
+    kept = weights[WEIGHTS]
+    weights[WEIGHTS] = torch.stack(
+        [old if new is None else kept.new_tensor(new) for old, new in zip(kept, given, strict=True)]
+    )
     bias = weights[BIAS].clone()
     bias[-1] -= presence
     bias[-2] += logit + weights[WEIGHTS][1] * presence
     weights[BIAS] = bias
-    if coarse is not None:
-        weights[WEIGHTS] = torch.stack([torch.tensor(coarse), weights[WEIGHTS][1]])
 
 
 def main() -> None:
@@ -40,9 +48,10 @@ def main() -> None:
     parser.add_argument(
         "--coarse", type=float, help="the weight of the coarse logits; as it is, if not given"
     )
+    parser.add_argument("--presence-weight", type=float, help="the weight of the presence, likewise")
     args = parser.parse_args()
     state = torch.load(args.state, map_location="cpu", weights_only=True)
-    calibrate(state["model"], args.presence, args.logit, args.coarse)
+    calibrate(state["model"], args.presence, args.logit, args.coarse, args.presence_weight)
     torch.save({"model": state["model"], "step": state.get("step", 0)}, args.out)
 
 

@@ -6,14 +6,16 @@
 `--init` is what `ground` wrote, `--language` another state to take the language model from. Names are asked
 for in many wordings, whatever the picture shows: many short questions share one, so that this sees far more
 names a minute than real samples do. That every name gets a target is meant: whether it is there, the
-pyramid's presence decides. Every other step is a real sample of a `--rehearsed` cache, with its masks, so
-that places, groups, several alike and the coarse scale are kept. Run again, it goes on where it stopped.
+pyramid's presence decides. Every other step is a real sample of a `--rehearsed` cache, with its masks and one
+target a name (`Claimer`), so that places, groups and the coarse scale are kept. Run again, it goes on
+where it stopped.
 """
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,6 +53,7 @@ FRESH = (
     *("model.mask_decoder.transformer.", "model.mask_decoder.hints.", "model.mask_decoder.weights"),
     *("model.mask_decoder.output_", "model.mask_decoder.mask_tokens.", "model.mask_decoder.level_embed."),
 )
+PYRAMID = ("model.mask_decoder.pyramid.",)
 PYRAMIDS = ("model.mask_decoder.hints.", "model.mask_decoder.weights")  # go with one pyramid
 SAVE_EVERY = 120.0  # seconds
 
@@ -79,7 +82,6 @@ class Teacher:
         with torch.no_grad():
             self.wanted = self.decoder.choose(table[:, 1])
         self.spread = self.wanted.var(0).mean()
-        self.raw_spread = table.var(0).mean(1)  # of each scale
 
     def naming(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
         """The losses of a step that asks for names; "wrong" is the share of names mistaken for others."""
@@ -106,7 +108,6 @@ class Teacher:
             "ce": ce,
             "naming": F.cross_entropy(SHARPNESS * cosine, index),
             "distance": 2 * off.square().mean() / self.spread,
-            "raw": ((targets - self.table[index]).square().mean((0, 2)) / self.raw_spread).mean(),
             "wrong": (cosine.argmax(1) != index).float().mean().detach(),
         }
 
@@ -119,17 +120,20 @@ def teach(
     lr: float,
     seed: int,
     every: int = 2,
+    pyramid_lr: float = 0.0,
 ) -> None:
     """Train the language model of the teacher's model in place."""
     model = teacher.model
     named = dict(model.named_parameters())
     for name, parameter in named.items():
-        parameter.requires_grad_(name.startswith((*LANGUAGE, *FRESH)))
+        parameter.requires_grad_(name.startswith((*LANGUAGE, *FRESH, *PYRAMID[: pyramid_lr > 0])))
     fresh = [p for name, p in named.items() if name.startswith(FRESH)]
     language = [p for name, p in named.items() if name.startswith(LANGUAGE)]
-    optimizer = torch.optim.AdamW(
-        [{"params": fresh, "peak": 2 * lr}, {"params": language, "peak": lr}], weight_decay=0.01
-    )
+    groups: list[dict[str, Any]] = [{"params": fresh, "peak": 2 * lr}, {"params": language, "peak": lr}]
+    if pyramid_lr:
+        groups.append({"params": [*teacher.decoder.pyramid.parameters()], "peak": pyramid_lr})
+    optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
+    learned = [parameter for group in groups for parameter in group["params"]]
     step, spent = 0, 0.0
     if (out / "training.pt").exists():
         state = torch.load(out / "training.pt", map_location="cpu", weights_only=True)
@@ -153,10 +157,10 @@ def teach(
         else:
             found = teacher.naming(rng)
             parts = {key: value.item() for key, value in found.items()}
-            total = 0.5 * found["ce"] + found["naming"] + found["distance"] + found["raw"]
+            total = 0.5 * found["ce"] + found["naming"] + found["distance"]
         optimizer.zero_grad()
         total.backward()
-        nn.utils.clip_grad_norm_([*fresh, *language], 1.0)
+        nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         step += 1
         for key, value in parts.items():
@@ -185,6 +189,7 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=2, help="one step in so many asks for names alone")
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--lr", type=float, default=3e-4)
+    parser.add_argument("--pyramid-lr", type=float, default=0.0, help="the pyramid learns too, at this rate")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -201,9 +206,9 @@ def main() -> None:
     nouns = Nouns(Path(__file__).with_name("vocabulary.json"))
     rehearsed = None
     if args.rehearsed:
-        rehearsed = CachedSamples(Cache(*args.rehearsed), model, tokenizer, nouns, args.seed)
+        rehearsed = CachedSamples(Cache(*args.rehearsed), model, tokenizer, nouns, args.seed, claiming=True)
     teacher = Teacher(model, tokenizer, Cache(*args.cache), nouns, grounded["table"])
-    teach(teacher, rehearsed, args.minutes, args.out, args.lr, args.seed, args.every)
+    teach(teacher, rehearsed, args.minutes, args.out, args.lr, args.seed, args.every, args.pyramid_lr)
 
 
 if __name__ == "__main__":

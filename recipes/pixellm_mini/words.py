@@ -12,6 +12,8 @@ from pixellm_model.synthetic.templates import wordings
 from recipes.pixellm_mini.names import chosen_names
 
 VOCABULARY = Path(__file__).parent / "vocabulary.json"
+MASSES = "surroundings"  # a category
+COUNTED = ("banner", "blanket", "building", "curtain", "light", "rug", "towel", "window blind")  # but of it
 
 
 def taught_names() -> list[str]:
@@ -19,6 +21,14 @@ def taught_names() -> list[str]:
     nouns = Nouns(VOCABULARY).by_name
     chosen = [nouns[name] for name in chosen_names() if name in nouns]
     return sorted({text for noun in chosen for text in (noun.name, noun.plural, *noun.synonyms)})
+
+
+def masses() -> list[str]:
+    """Those of them that have no instances, sorted."""
+    nouns = Nouns(VOCABULARY).by_name
+    chosen = [nouns[name] for name in chosen_names() if name in nouns]
+    without = [noun for noun in chosen if noun.category == MASSES and noun.name not in COUNTED]
+    return sorted({text for noun in without for text in (noun.name, noun.plural, *noun.synonyms)})
 
 
 def main() -> None:
@@ -30,7 +40,11 @@ def main() -> None:
     )
     parser.add_argument("--one-by-one", action="store_true", help="ask for several names one by one")
     arguments = parser.parse_args()
-    words: dict[str, object] = {"names": taught_names(), "others": sorted(set(wordings()))}
+    words: dict[str, object] = {
+        "names": taught_names(),
+        "others": sorted(set(wordings())),
+        "masses": masses(),
+    }
     if arguments.prompt:
         words = {"prompt": arguments.prompt, "one_by_one": arguments.one_by_one, **words}
     (arguments.out / WORDS_FILE).write_text(json.dumps(words, indent=0, ensure_ascii=False) + "\n", "utf-8")

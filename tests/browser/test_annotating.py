@@ -154,6 +154,9 @@ def test_submit_waits_while_proposed_masks_wait(project: Project, editor: Editor
     editor.submit()
     (annotation,) = project.label_studio.annotations(task)
     assert [item["type"] for item in annotation["result"]].count("brushlabels") == 2
+    editor.ask("the teapot")
+    expect(editor.page.get_by_role("button").filter(has_text="Update")).to_have_css("pointer-events", "none")
+    editor.shot("update_waits")
 
 
 def test_the_page_says_that_auto_annotation_is_off(project: Project, editor: Editor) -> None:

@@ -364,11 +364,13 @@ def test_regions_are_known_by_id_where_meta_is_gone() -> None:
     assert [(o.kind, o.label) for o in outcomes] == [("accepted", "Cup"), ("accepted", "Book")]
 
 
-def test_an_unknown_proposal_still_gives_prompt_and_label() -> None:
+def test_an_unrecorded_answer_teaches_the_label_but_not_the_prompt() -> None:
+    """It is not recorded where the model did not know a word of the prompt."""
     outcomes = compare(read_regions([region(block(1), "Book")], CONFIG), [], CONFIG)
-    (turn,) = training_turns(outcomes, [], CONFIG, Evidence())[0]
+    (turn,), (reason,) = training_turns(outcomes, [], CONFIG, Evidence())
     assert outcomes[0].iou is None and outcomes[0].label == "Cup"
-    assert turn["prompt"] == PROPOSED.prompt and turn["targets"][0]["phrase"] == "cup"
+    assert turn["prompt"] == "Segment the cup." and turn["targets"][0]["phrase"] == "cup"
+    assert "did not know a word" in reason
 
 
 @pytest.mark.parametrize(

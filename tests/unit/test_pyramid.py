@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from pixellm_model import CheckpointError
+from pixellm_model.clicks.features import CLICK_SIZE, tower_maps
 from pixellm_model.config import PixelLMConfig
 from pixellm_model.efficientnet import FINER, EfficientNetLite0
 from pixellm_model.engine.segmenter import MINI
@@ -108,3 +109,16 @@ def test_config_keeps_the_pyramid_and_older_ones_have_none(narrow: PixelLMConfig
     assert "pyramid_dim" not in without and PixelLMConfig.from_dict(without).pyramid_dim == 0
     with pytest.raises(CheckpointError, match="pyramid_dim"):
         PixelLMConfig.from_dict({**raw, "second_tower": None})
+
+
+@torch.inference_mode()
+def test_clicks_see_the_features_that_they_see_without_a_pyramid(narrow: PixelLMConfig) -> None:
+    torch.manual_seed(0)
+    wide = PixelLM(narrow).eval()
+    plain = PixelLM(replace(narrow, pyramid_dim=0)).eval()
+    plain.model.vision_tower.load_state_dict(wide.model.vision_tower.state_dict())
+    size = narrow.image_size
+    image = ProcessedImage(torch.randn(3, size, size), (size, size - 30), (300, 230))
+    ours, theirs = tower_maps(wide, image), tower_maps(plain, image)
+    assert ours.size == CLICK_SIZE and torch.equal(ours.first, theirs.first)
+    assert ours.second.keys() == theirs.second.keys()

@@ -101,7 +101,7 @@ def test_one_mask_of_all_the_dogs_becomes_one_for_each(question: str) -> None:
     speckle = (30, 4, 32, 6)
     both = block((4, 4, 20, 20), (40, 30, 60, 50), speckle)
     answer, targets, notes = shown(["dog is", "."], question, both)
-    assert answer == "dog is [1] and dog is [2]." and "each separate part" in notes[0]
+    assert answer == "dog is [1] and [2]." and "each separate part" in notes[0]
     left, right = targets
     assert left.mask[4 * 10, 4 * 10] and right.mask[4 * 40, 4 * 50]
     assert left.mask.sum() + right.mask.sum() == pytest.approx(16 * (256 + 400 + 4), rel=0.02)
