@@ -19,7 +19,7 @@ from pixellm_model.preprocess import ProcessedImage
 
 _DENIED = re.compile(r"\bno (.+?)(?: in this image)?\.?$")
 SAME_IOU = 0.9  # masks that overlap so much are of one thing
-EACH_SHARE = 0.3  # of the largest part's area, for a part of a mask that is asked for one by one
+EACH_SHARE = 0.1  # of the largest part's area, for a part of a mask that is asked for one by one
 
 
 def shown_answer(

@@ -233,7 +233,7 @@ def test_forgetting_leaves_nothing_behind(segmenter: Segmenter) -> None:
 
 
 def test_one_refused_prompt_fails_alone(segmenter: Segmenter) -> None:
-    good, empty = Request(photo(), "cup"), Request(photo(), " <image> ")
+    good, empty = Request(photo(), "cup"), Request(photo(), "  ")
     found = segmenter.segment_batch([empty, good, empty], max_new_tokens=4)
     assert [type(answer) for answer in found] == [PromptError, Segmentation, PromptError]
     assert segmenter.segment_batch([empty], max_new_tokens=4)[0] is not None

@@ -115,6 +115,14 @@ def test_whether_each_is_asked_for_is_read_from_the_prompt_as_typed() -> None:
     assert len(targets) == 2
 
 
+def test_things_farther_away_are_things_of_their_own() -> None:
+    """One of three dogs covers an eighth of the largest one's area."""
+    speckle = (30, 4, 32, 6)
+    dogs = block((4, 4, 15, 14), (40, 30, 45, 36), (50, 50, 54, 54), speckle)
+    _, targets, _ = shown(["dog is", "."], "all the dogs", dogs)
+    assert len(targets) == 3
+
+
 @pytest.mark.parametrize("question", ["the dogs", "dogs", "all the cats", "all objects"])
 def test_a_group_stays_one_mask(question: str) -> None:
     answer, targets, notes = shown(["dog is", "."], question, block((4, 4, 20, 20), (40, 30, 60, 50)))
