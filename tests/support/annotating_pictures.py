@@ -61,9 +61,9 @@ def prompts(editor: Editor, task: int) -> None:
     editor.accept_all(2)
     take(editor, "accepted")
     time.sleep(DRAFT_S)
-    editor.ask("the banana")
+    masks = [item for item in editor.ask("the banana") if item["type"] == "brushlabels"]
     take(editor, "next")
-    editor.accept_all(1)
+    editor.accept_all(len(masks))
     editor.ask(UNKNOWN)
     take(editor, "unknown")
     editor.ask("the teapot and the apple")
@@ -73,13 +73,13 @@ def prompts(editor: Editor, task: int) -> None:
 
 
 def points(editor: Editor) -> None:
-    """Begin the apple with a click, take its leaf away, and submit."""
+    """Begin the apple with a click, take a part of it away, and submit."""
     editor.auto_detect()
     editor.point(0.73, 0.62)
     take(editor, "begun")
     editor.accept_all(1)
     time.sleep(DRAFT_S)
-    editor.point(0.70, 0.44, "Control", "Alt")
+    editor.point(0.76, 0.70, "Control", "Alt")
     take(editor, "corrected")
     editor.accept_all(1)
     editor.submit()
