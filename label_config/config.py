@@ -21,6 +21,8 @@ ShapeKind = Literal[
     "rectangle",
 ]
 SHAPE_KINDS: tuple[ShapeKind, ...] = get_args(ShapeKind)
+# A <Choices> control that the ready-made templates have: any of its choices says that all is marked.
+NOTHING_ELSE = "nothing_else"
 MASK_KINDS = frozenset(["brushlabels", "bitmasklabels", "brush", "bitmask"])
 
 

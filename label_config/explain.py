@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from xml.etree import ElementTree
 
-from label_config.config import MASK_KINDS, SHAPE_KINDS, Label, LabelConfig, ShapeControl
+from label_config.config import MASK_KINDS, NOTHING_ELSE, SHAPE_KINDS, Label, LabelConfig, ShapeControl
 from label_config.labels import fallback_label
 from label_config.reader import read_config
 
@@ -120,7 +120,12 @@ def _facts(config: LabelConfig, tags: list[_Tag]) -> list[str]:
         if config.answer
         else "answer and messages: shown nowhere"
     )
+    facts += [f"says that nothing is missing: {tag}" for tag in tags if _says_all_is_marked(tag)]
     return facts
+
+
+def _says_all_is_marked(tag: _Tag) -> bool:
+    return tag.kind == "choices" and tag.name == NOTHING_ELSE
 
 
 def _pointing_tags(config: LabelConfig, tags: list[_Tag]) -> list[_Tag]:
@@ -162,7 +167,8 @@ def _limits(config: LabelConfig, tags: list[_Tag]) -> list[str]:
     ignored = [
         tag
         for tag in tags
-        if tag.kind in _IGNORED or (tag.kind in SHAPE_KINDS and tag.name not in used and tag not in pointing)
+        if (tag.kind in _IGNORED and not _says_all_is_marked(tag))
+        or (tag.kind in SHAPE_KINDS and tag.name not in used and tag not in pointing)
     ]
     if ignored:
         limits.append(f"neither written nor learned from: {', '.join(map(str, ignored))}")

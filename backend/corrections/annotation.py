@@ -17,11 +17,9 @@ from backend.label_studio import bitmask, brush_rle
 from backend.label_studio.brush_rle import Mask
 from backend.label_studio.polygons import from_polygon
 from backend.label_studio.strokes import paint
-from label_config import LabelConfig
+from label_config import NOTHING_ELSE, LabelConfig
 
 MAX_SIDE = 100_000  # pixels
-# A <Choices> control that the ready-made templates have: any of its choices says that all is marked.
-NOTHING_ELSE = "nothing_else"
 
 _MASK_TYPES = frozenset(["brush", "brushlabels", "bitmask", "bitmasklabels", "magicwand"])
 _POLYGON_TYPES = frozenset(["polygon", "polygonlabels"])

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from backend.corrections.annotation import NOTHING_ELSE, proposal_of
+from backend.corrections.annotation import proposal_of
+from label_config import NOTHING_ELSE
 
 MIN_LOOK_S = 1.0
 

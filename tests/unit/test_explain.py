@@ -24,7 +24,8 @@ def test_a_template_needs_no_advice(template: Path, capsys: pytest.CaptureFixtur
     assert main(["check", str(template)]) == 0
     printed = capsys.readouterr().out
     assert 'image: <Image name="image">, from the field "image"' in printed
-    assert "advice" not in printed
+    assert "advice" not in printed and "neither written nor learned from" not in printed
+    assert 'says that nothing is missing: <Choices name="nothing_else">' in printed
 
 
 def test_it_says_where_things_are_and_what_would_work_better() -> None:
