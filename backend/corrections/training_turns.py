@@ -52,7 +52,8 @@ def training_turns(
         if not prompt:
             continue
         final = [outcome for outcome in of_job if outcome.region is not None]
-        if objection := _objection(prompt, proposal, of_job, config, evidence):
+        others = [o for o in outcomes if o.region is not None and o.job != job]
+        if objection := _objection(prompt, proposal, of_job, others, config, evidence):
             if final:
                 reasons.append(f'"{prompt}": {objection}')
             if _asks_plainly(prompt, config):
@@ -80,6 +81,7 @@ def _objection(
     prompt: str,
     proposal: ProposedAnswer | None,
     of_job: Sequence[Outcome],
+    others: Sequence[Outcome],
     config: LabelConfig,
     evidence: Evidence,
 ) -> str | None:
@@ -90,6 +92,8 @@ def _objection(
     if proposal is None:
         return "what the model answered is not recorded, for example because it did not know a word"
     asked = labels_in_prompt(prompt, config)
+    if _asks_plainly(prompt, config) and any(outcome.label in asked for outcome in others):
+        return "it asks for all of a label that has further masks"
     if any(outcome.kind == "relabelled" and outcome.label not in asked for outcome in of_job):
         return "its mask was given a label that the prompt does not name"
     if evidence.nothing_else:

@@ -33,7 +33,7 @@ from support.label_studio import LOAD_TIMEOUT_MS, Editor, browser_page
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1800)]
 PICTURES = ROOT / "artifacts" / "project"
 TEMPLATE = (ROOT / "label_config" / "templates" / "interactive.xml").read_text("utf-8")
-LABELS = '<Label value="Book" background="#e69f00"/><Label value="Apple" background="#009e73"/>'
+LABELS = '<Label value="Book" background="#e69f00"/><Label value="Cup" background="#009e73"/>'
 MASKS = re.compile(r"<BrushLabels.*?</BrushLabels>", re.DOTALL)
 TABLE, CUP = samples.PROVED, samples.FOLDER / "coffee.jpg"
 
@@ -209,7 +209,7 @@ def controls(replacement: str) -> str:
         (
             "labels_of_each_task",
             controls('<BrushLabels name="mask" toName="image" value="$kinds"/>'),
-            {"kinds": [{"value": "Book", "background": "#e69f00"}, {"value": "Apple"}]},
+            {"kinds": [{"value": "Book", "background": "#e69f00"}, {"value": "Cup"}]},
             ["brushlabels", "brushlabels"],
         ),
     ],
@@ -228,16 +228,16 @@ def test_labels_beside_the_brush_and_in_the_task(
     (task,) = site.label_studio.tasks(project)
     editor = Editor(editors.page, site.label_studio, project, PICTURES)
     editor.open(task["id"])
-    editor.ask("the book and the apple")
+    editor.ask("the book and the cup")
     editor.accept_all(2)
     editor.shot(name)
-    assert sorted(editor.regions()) == ["Apple", "Book"]
+    assert sorted(editor.regions()) == ["Book", "Cup"]
     editor.submit()
     (annotation,) = site.label_studio.annotations(task["id"])
     regions = [item for item in annotation["result"] if item["type"] != "textarea"]
     assert [item["type"] for item in regions] == types
     labels = [item["value"].get(item["type"]) for item in regions if item["type"].endswith("labels")]
-    assert sorted(label for (label,) in labels) == ["Apple", "Book"]
+    assert sorted(label for (label,) in labels) == ["Book", "Cup"]
 
 
 def test_of_several_images_the_one_in_view_is_asked_about(

@@ -207,6 +207,15 @@ def test_the_choice_that_nothing_is_missing_rejects_the_rest() -> None:
     assert turn["prompt"] == PROPOSED.prompt and len(turn["targets"]) == 1
 
 
+def test_a_prompt_for_all_of_a_label_is_not_answered_by_one_of_its_masks() -> None:
+    cup = replace(PROPOSED, prompt="the cup", answer="cup is [1].", targets=PROPOSED.targets[:1])
+    missed = region(block(18), "Cup", "manual", None)
+    for more in ([], [NOTHING_ELSE]):
+        _, turns, reasons = learned([region(block(1)), missed, *more], [cup])
+        assert [(turn["prompt"], len(turn["targets"])) for turn in turns] == [("Segment the cup.", 2)]
+        assert "further masks" in reasons[0]
+
+
 def test_a_prompt_that_was_asked_in_other_words_denies_nothing() -> None:
     mug = ProposedAnswer("seg-2", "the mug", "mug is [1].", (ProposedTarget("cup", block(18)),))
     accepted = region(block(1), index=0)
@@ -302,8 +311,8 @@ def test_a_mask_drawn_without_a_prompt_is_asked_for_by_its_label() -> None:
     second = region(block(18), "Cup", "manual", None)
     outcomes, turns = compared(region(block(1)), region(block(10), "Book", index=1), second)
     assert outcomes[-1].kind == "added"
-    assert [turn["prompt"] for turn in turns] == [PROPOSED.prompt, "Segment the cup."]
-    assert len(turns[1]["targets"]) == 2, "all cups, the accepted one included"
+    assert [turn["prompt"] for turn in turns] == ["Segment the cup.", "Segment the book."]
+    assert len(turns[0]["targets"]) == 2, "all cups, the accepted one included"
 
 
 def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
