@@ -137,7 +137,7 @@ def compare(
 ) -> list[Outcome]:
     """Return one outcome for each final region, and for the proposed targets without a region.
 
-    A region drawn by hand replaces a missing target of the same label that it overlaps, or that was rejected.
+    A region drawn by hand replaces a missing target of the same label that it overlaps.
     If a prompt asked for a label and got no mask of it, a region drawn by hand with this label belongs to
     that prompt.
 
@@ -160,7 +160,7 @@ def compare(
                 continue
             label = map_label(target.phrase, config)
             rejected = evidence.rejects(proposal.job, index)
-            replacement = _replacement(target, label, drawn, 0.0 if rejected else SAME_OBJECT_IOU)
+            replacement = _replacement(target, label, drawn)
             outcome = Outcome(
                 kind="rejected" if rejected else "open",
                 phrase=target.phrase,
@@ -291,17 +291,15 @@ def _from_proposal(
     return Outcome(kind, phrase, label, prompt, proposed_label, iou, region, job, index)
 
 
-def _replacement(
-    target: ProposedTarget, label: str | None, drawn: Sequence[Region], min_iou: float
-) -> Region | None:
-    """Return the drawn region of the target's label that overlaps it most, by `min_iou` or more."""
+def _replacement(target: ProposedTarget, label: str | None, drawn: Sequence[Region]) -> Region | None:
+    """Return the drawn region of the target's label that overlaps it most; None if none overlaps."""
     ious = [
         (_iou(target.mask, region.mask), number)
         for number, region in enumerate(drawn)
         if label is not None and region.label == label
     ]
     iou, number = max(ious, default=(-1.0, 0))
-    return drawn[number] if iou >= min_iou else None
+    return drawn[number] if iou >= SAME_OBJECT_IOU else None
 
 
 def _added(

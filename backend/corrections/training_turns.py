@@ -8,16 +8,13 @@ from typing import Any
 
 from backend.corrections.compare import Outcome, ProposedAnswer
 from backend.corrections.evidence import Evidence
+from backend.corrections.plain_prompts import plain_labels
 from label_config import LabelConfig, labels_in_prompt
 from worker.jobs.masks import to_rle
 
 TARGET_PLACEHOLDER = "{seg}"  # where an answer names a target; `pixellm_model.samples` reads it
 LEFT_OPEN = "{} was neither accepted nor, as far as is known, rejected"
 _DENIAL = re.compile(r"\b(?:no|not|none)\b", re.IGNORECASE)
-# What may stand before a name in a prompt that asks for all of that name.
-_REQUEST = re.compile(r"(?:(?:please|segment|find|mark|show|select) )?(?:all )?(?:the |an? )?", re.IGNORECASE)
-_PLACE = re.compile(r" in (?:this|the) (?:image|photo|picture)\W*$", re.IGNORECASE)
-_SEPARATORS = re.compile(r"[,;&+.?!]|\b(?:and|or|plus)\b", re.IGNORECASE)
 
 
 def training_turns(
@@ -56,8 +53,8 @@ def training_turns(
         if objection := _objection(prompt, proposal, of_job, others, config, evidence):
             if final:
                 reasons.append(f'"{prompt}": {objection}')
-            if _asks_plainly(prompt, config):
-                labels |= {outcome.label: None for outcome in final}
+            plain = plain_labels(prompt, config)
+            labels |= {outcome.label: None for outcome in final if outcome.label in plain}
             continue
         history = [list(turn) for turn in proposal.history] if proposal else []
         turns.append(_turn(prompt, history, _answer(proposal, of_job, final), final))
@@ -92,25 +89,22 @@ def _objection(
     if proposal is None:
         return "what the model answered is not recorded, for example because it did not know a word"
     asked = labels_in_prompt(prompt, config)
-    if _asks_plainly(prompt, config) and any(outcome.label in asked for outcome in others):
+    plain = plain_labels(prompt, config)
+    if any(outcome.label in plain for outcome in others):
         return "it asks for all of a label that has further masks"
+    if any(outcome.kind == "rejected" and outcome.label not in asked for outcome in of_job):
+        return "what was rejected is no label that it names, so that nobody has said that it is absent"
     if any(outcome.kind == "relabelled" and outcome.label not in asked for outcome in of_job):
         return "its mask was given a label that the prompt does not name"
     if evidence.nothing_else:
         return None
     by_hand = any(outcome.kind in ("relabelled", "added") for outcome in of_job)
     denied = _DENIAL.search(proposal.answer) is not None
+    answered = {o.label for o in of_job if o.region is not None or o.kind == "rejected"}
     all_found = bool(asked) and asked.keys() <= {o.label for o in of_job if o.region is not None}
-    if (by_hand or denied) and not (by_hand and all_found):
+    if ((by_hand or denied) and not (by_hand and all_found)) or not asked.keys() <= answered:
         return "nobody has confirmed that the rest of what it asks for is absent"
     return None
-
-
-def _asks_plainly(prompt: str, config: LabelConfig) -> bool:
-    """Return whether a prompt asks for labels by name and says nothing else about them."""
-    names = set(labels_in_prompt(prompt, config).values())
-    parts = [part.strip() for part in _SEPARATORS.split(_PLACE.sub("", prompt)) if part.strip()]
-    return all(_REQUEST.sub("", part, count=1).strip().lower() in names for part in parts)
 
 
 def _turn(prompt: str, history: list[list[str]], answer: str | None, final: list[Outcome]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from hypothesis.extra.numpy import arrays
 from backend.corrections.annotation import Region, UnreadableAnnotation, read_regions
 from backend.corrections.compare import ProposedAnswer, ProposedTarget, compare
 from backend.corrections.evidence import Evidence, read_evidence
+from backend.corrections.plain_prompts import plain_labels
 from backend.corrections.training_turns import training_turns
 from backend.label_studio.brush_rle import encode
 from backend.label_studio.strokes import paint
@@ -214,6 +215,60 @@ def test_a_prompt_for_all_of_a_label_is_not_answered_by_one_of_its_masks() -> No
         _, turns, reasons = learned([region(block(1)), missed, *more], [cup])
         assert [(turn["prompt"], len(turn["targets"])) for turn in turns] == [("Segment the cup.", 2)]
         assert "further masks" in reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "plain"),
+    [
+        ("Please find the cups in this image.", {"Cup"}),
+        ("can you segment the cup", {"Cup"}),
+        ("where are the cups?", {"Cup"}),
+        ("all  of the cups and every book", {"Cup", "Book"}),
+        ("the red cup and the book", {"Book"}),
+        ("the cup on the left", set()),
+        ("the window", set()),
+    ],
+)
+def test_which_labels_a_prompt_asks_for_in_full(prompt: str, plain: set[str]) -> None:
+    assert plain_labels(prompt, CONFIG) == plain
+
+
+def test_a_denial_is_not_learned_of_what_another_prompt_found() -> None:
+    first = replace(
+        PROPOSED,
+        prompt="the red cup and the book",
+        answer="cup is [1]. There is no book in this image.",
+        targets=PROPOSED.targets[:1],
+    )
+    second = ProposedAnswer(
+        "seg-2", "the book on the right", "book is [1].", (ProposedTarget("book", block(10)),)
+    )
+    book = region(block(10), "Book", index=0)
+    book["meta"] = {"pixellm": {"job": "seg-2", "target": 0, "prompt": second.prompt, "label": "Book"}}
+    _, turns, _ = learned([region(block(1)), book | {"id": "x"}, NOTHING_ELSE], [first, second])
+    assert not any("no book" in (turn["answer"] or "") for turn in turns)
+    assert first.prompt not in [turn["prompt"] for turn in turns]
+
+
+def test_a_mask_elsewhere_does_not_replace_a_rejected_one() -> None:
+    red = replace(PROPOSED, prompt="the red cup", answer="cup is [1].", targets=PROPOSED.targets[:1])
+    outcomes, turns, _ = learned([region(block(18), "Cup", "manual", None), NOTHING_ELSE], [red])
+    assert "redrawn" not in [outcome.kind for outcome in outcomes]
+    assert not [turn for turn in turns if turn["prompt"] == red.prompt and turn["targets"]]
+
+
+def test_nothing_is_denied_that_is_no_label() -> None:
+    window = replace(
+        PROPOSED, prompt="the window", answer="window is [1].", targets=(ProposedTarget("window", block(1)),)
+    )
+    _, turns, _ = learned([NOTHING_ELSE], [window])
+    assert turns == []
+
+
+def test_a_name_that_the_answer_left_out_is_not_learned_as_absent() -> None:
+    silent = replace(PROPOSED, answer="cup is [1].", targets=PROPOSED.targets[:1])
+    _, turns, reasons = learned([region(block(1))], [silent])
+    assert [turn["prompt"] for turn in turns] == ["Segment the cup."] and "absent" in reasons[0]
 
 
 def test_a_prompt_that_was_asked_in_other_words_denies_nothing() -> None:
