@@ -15,7 +15,7 @@ import redis.exceptions
 from pydantic import BaseModel, ValidationError
 from redis import Redis
 
-from label_config import LabelConfig, read_config
+from label_config import ConfigError, LabelConfig, read_config
 from worker.jobs.contract import SegmentJob
 from worker.jobs.queue import QueueUnavailable
 
@@ -126,12 +126,17 @@ class PendingStore:
         """
         now = time.time()
         with _Available():
-            ids = [name.decode() for name in self._take(keys=[LEASES], args=[now, now + LEASE_S, MAX_TAKEN])]
+            ids = [
+                name.decode("utf-8", "replace")
+                for name in self._take(keys=[LEASES], args=[now, now + LEASE_S, MAX_TAKEN])
+            ]
             if not ids:
                 return []
             entries = cast(list[bytes | None], self._connection.hmget(ENTRIES, ids))
             stored = cast(dict[bytes, bytes], self._connection.hgetall(CONFIGS))
-        configs = {name.decode(): text.decode() for name, text in stored.items()}
+        configs = {
+            name.decode("utf-8", "replace"): text.decode("utf-8", "replace") for name, text in stored.items()
+        }
         found = [_restored(entry, configs) for entry in entries]
         taken = [pending for pending in found if pending is not None and pending.until > now]
         self.remove(sorted(set(ids) - {pending.id for pending in taken}))
@@ -152,9 +157,11 @@ class _Available:
 def _restored(entry: bytes | None, configs: dict[str, str]) -> PendingPrediction | None:
     try:
         pending = PendingPrediction.model_validate_json(entry or b"")
-        return pending.model_copy(update={"label_config": configs[pending.label_config]})
-    except (ValidationError, KeyError):
+        pending = pending.model_copy(update={"label_config": configs[pending.label_config]})
+        assert pending.config
+    except (ValidationError, KeyError, ConfigError):
         return None
+    return pending
 
 
 def _digest(text: str) -> str:

@@ -189,6 +189,8 @@ class _Question:
 
     async def changed_by_noun(self, noun: str, regions: Sequence[DraftRegion], remove: bool) -> Edited:
         """The masks without what a noun names, or with it."""
+        # A draft may hold masks of another size: those of an image that was replaced since.
+        regions = [region for region in regions if region.mask.shape == regions[0].mask.shape]
         result = await self._ask(noun)
         found = [from_rle(target.mask) for target in result.targets]
         found = [mask for mask in found if mask.any() and mask.shape == regions[0].mask.shape]
@@ -258,8 +260,10 @@ def _split(regions: Sequence[DraftRegion]) -> Edited:
         count += len(parts)
         masks[region.id] = parts[0]
         items += _items(region, parts[0])
-        for number, part in enumerate(parts[1:], start=1):
-            digest = hashlib.sha1(f"{region.id}:{number}".encode(), usedforsecurity=False).hexdigest()
+        for part in parts[1:]:
+            # Of the part, not of its number: parts of an earlier split keep their own ids.
+            content = region.id.encode() + np.packbits(part).tobytes()
+            digest = hashlib.sha1(content, usedforsecurity=False).hexdigest()
             items += _items(replace(region, item=region.item | {"id": digest[:ITEM_ID_CHARS]}), part)
     if not items:
         return Edited([], f"{_listed(regions)} is in one piece; there is nothing to split.")
@@ -354,15 +358,20 @@ def _items(region: DraftRegion, mask: Mask) -> Iterable[ResultItem]:
 
 
 def _fits(noun: str, phrase: str) -> bool:
-    """Whether a noun names what a phrase does ("cups" and "red cup")."""
-    first, second = _head(noun), _head(phrase)
-    return bool(first) and first == second
+    """Whether a noun, or one in a list, names what a phrase does ("cups" and "red cup")."""
+    words = _words(phrase)
+    return any(
+        named[-1:] == words[-1:] and set(named) <= set(words)
+        for name in re.split(r",|\b(?:and|or)\b", noun)
+        if (named := _words(name))
+    )
 
 
-def _head(phrase: str) -> str:
-    """The last word before a place ("cup on the left"), in lower case and without a plural's s."""
+def _words(phrase: str) -> list[str]:
+    """The words before a place ("cup on the left"), in lower case, the last one without a plural's s."""
     words = re.split(r"\s+(?:on|at|in|of|with|to|near|left|right|above|below)\b", phrase.lower())[0].split()
-    return words[-1].removesuffix("s") if words else ""
+    words = [word for word in words if word not in ("the", "a", "an")]
+    return [*words[:-1], words[-1].removesuffix("s")] if words else []
 
 
 def _listed(regions: Sequence[DraftRegion]) -> str:

@@ -18,7 +18,7 @@ from backend.label_studio.contours import connected_parts
 from backend.prompts.editing import Edit, read_edit
 from backend.prompts.focus import MAX_AGE_S, MAX_REMEMBERED, Focus
 from backend.prompts.model_client import ModelClient
-from backend.prompts.region_edits import RegionEditor
+from backend.prompts.region_edits import RegionEditor, _fits
 from backend.prompts.request import Task
 from label_config import read_config
 
@@ -315,3 +315,19 @@ class TestWhatIsLearned:
     )
     def test_places_and_sizes(self, prompt: str, chosen: str) -> None:
         assert [item["id"] for item in self.edited(prompt, *self.both())] == [chosen]
+
+
+@pytest.mark.parametrize(
+    ("noun", "phrase", "fits"),
+    [
+        ("cups", "red cup", True),
+        ("red cup", "red cup", True),
+        ("red cup", "blue cup", False),
+        ("the cup and the book", "book", True),
+        ("trespassing sign", "stop sign", False),
+        ("cup", "cup on the left", True),
+        ("", "cup", False),
+    ],
+)
+def test_which_masks_a_noun_names(noun: str, phrase: str, fits: bool) -> None:
+    assert _fits(noun, phrase) is fits
