@@ -194,7 +194,34 @@ def test_a_version_trained_on_wrong_masks_is_rejected(loop: Loop) -> None:
     assert run.verdict["why"] in command(loop, "versions", "list")
 
 
+def test_copies_of_predictions_and_masks_that_may_be_forgotten_teach_nothing(loop: Loop) -> None:
+    label_studio = loop.stack.label_studio
+    config = CONFIG.replace("Sign", "Book")
+    project = label_studio.create_project("Copies", config, samples.images())
+    backend = label_studio.attach(project, loop.stack.backend_url)
+    task = label_studio.task_of(project, samples.PROVED)
+    assert proof.ask(label_studio, backend, task, "the book").regions
+    for result in ([], [NOTHING_ELSE]):
+        label_studio.annotate(task, result)
+    eventually(lambda: len(loop.corrections(project)) == 2, "both are understood", 60)
+    empty, denied = sorted(loop.corrections(project), key=lambda one: int(one.annotation))
+    assert not empty.turns and "may only have been forgotten" in (empty.reason or "")
+    assert [turn["targets"] for turn in denied.turns] == [[]]
+
+    label_studio.act(project, "retrieve_tasks_predictions")
+    eventually(
+        lambda: any(row["total_predictions"] for row in label_studio.tasks(project)), "predictions", 120
+    )
+    label_studio.act(project, "predictions_to_annotations")
+    eventually(lambda: len(loop.corrections(project)) > 2, "the copies are understood", 60)
+    by_id = {one.annotation: one for one in loop.corrections(project)}
+    copies = [one for number, one in by_id.items() if number not in (empty.annotation, denied.annotation)]
+    assert {one.status for one in copies} <= {"unseen", "empty"} and any(o.status == "unseen" for o in copies)
+    assert not any(one.turns for one in copies)
+
+
 def test_what_was_missed_is_found_and_what_was_deleted_is_gone(loop: Loop) -> None:
+    """The last test: it stops the backend."""
     project, backend = loop.project("Missed")
     label_studio = loop.stack.label_studio
     kept, dropped, changed = (loop.correct(project, backend, scene, scene.sign) for scene in loop.scenes[:3])
@@ -223,32 +250,6 @@ def test_what_was_missed_is_found_and_what_was_deleted_is_gone(loop: Loop) -> No
     assert now[str(missed)].turns[0]["prompt"] == "Segment the sign."
     assert len(now[str(changed)].turns[0]["targets"]) == 2
     assert now[str(kept)].status == now[str(dropped)].status == "deleted" and not now[str(kept)].turns
-
-
-def test_copies_of_predictions_and_masks_that_may_be_forgotten_teach_nothing(loop: Loop) -> None:
-    label_studio = loop.stack.label_studio
-    config = CONFIG.replace("Sign", "Book")
-    project = label_studio.create_project("Copies", config, samples.images())
-    backend = label_studio.attach(project, loop.stack.backend_url)
-    task = label_studio.task_of(project, samples.PROVED)
-    assert proof.ask(label_studio, backend, task, "the book").regions
-    for result in ([], [NOTHING_ELSE]):
-        label_studio.annotate(task, result)
-    eventually(lambda: len(loop.corrections(project)) == 2, "both are understood", 60)
-    empty, denied = sorted(loop.corrections(project), key=lambda one: int(one.annotation))
-    assert not empty.turns and "may only have been forgotten" in (empty.reason or "")
-    assert [turn["targets"] for turn in denied.turns] == [[]]
-
-    label_studio.act(project, "retrieve_tasks_predictions")
-    eventually(
-        lambda: any(row["total_predictions"] for row in label_studio.tasks(project)), "predictions", 120
-    )
-    label_studio.act(project, "predictions_to_annotations")
-    eventually(lambda: len(loop.corrections(project)) > 2, "the copies are understood", 60)
-    by_id = {one.annotation: one for one in loop.corrections(project)}
-    copies = [one for number, one in by_id.items() if number not in (empty.annotation, denied.annotation)]
-    assert {one.status for one in copies} <= {"unseen", "empty"} and any(o.status == "unseen" for o in copies)
-    assert not any(one.turns for one in copies)
 
 
 def command(loop: Loop, *arguments: str) -> str:
