@@ -22,6 +22,7 @@ import numpy as np
 
 from backend.corrections.annotation import Region
 from backend.corrections.evidence import Evidence
+from backend.corrections.plain_prompts import plain_labels
 from backend.label_studio.brush_rle import Mask
 from backend.prompts.shapes import region_ids
 from label_config import LabelConfig, labels_in_prompt, map_label
@@ -316,7 +317,9 @@ def _added(
         found = {map_label(target.phrase, config) for target in shown}
         if proposal.job in used_jobs or not found:
             asked = labels_in_prompt(proposal.prompt, config)
-            missed |= {label: (proposal, words) for label, words in asked.items() if label not in found}
+            # "The cup on the left" is not known to mean the cup that was drawn.
+            plain = plain_labels(proposal.prompt, config) - found
+            missed |= {label: (proposal, words) for label, words in asked.items() if label in plain}
     outcomes: list[Outcome] = []
     for region in drawn:
         outcome = Outcome("added", (region.label or UNNAMED).lower(), region.label, region=region)

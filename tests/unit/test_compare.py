@@ -233,6 +233,13 @@ def test_which_labels_a_prompt_asks_for_in_full(prompt: str, plain: set[str]) ->
     assert plain_labels(prompt, CONFIG) == plain
 
 
+def test_a_drawn_mask_does_not_answer_a_prompt_that_narrows_its_label_down() -> None:
+    left = ProposedAnswer("seg-2", "the cup on the left", "There is no cup in this image.", ())
+    drawn = [region(block(x), "Cup", "manual", None) for x in (1, 18)]
+    _, turns, _ = learned(drawn, [left])
+    assert [(turn["prompt"], len(turn["targets"])) for turn in turns] == [("Segment the cup.", 2)]
+
+
 def test_a_denial_is_not_learned_of_what_another_prompt_found() -> None:
     first = replace(
         PROPOSED,
@@ -371,7 +378,7 @@ def test_a_mask_drawn_without_a_prompt_is_asked_for_by_its_label() -> None:
 
 
 def test_what_a_prompt_missed_is_learned_as_its_answer() -> None:
-    denied = ProposedAnswer("seg-2", "Segment the red cups.", "There is no cup in this image.", ())
+    denied = ProposedAnswer("seg-2", "Segment the cups.", "There is no cup in this image.", ())
     by_hand = read_regions([region(block(1), origin="manual", index=None)], CONFIG)
     outcomes = compare(by_hand, [denied], CONFIG)
     assert [(o.kind, o.prompt, o.phrase) for o in outcomes] == [("added", denied.prompt, "cups")]
