@@ -49,11 +49,11 @@ def training_turns(
         if not prompt:
             continue
         final = [outcome for outcome in of_job if outcome.region is not None]
-        others = [o for o in outcomes if o.region is not None and o.job != job]
-        if objection := _objection(prompt, proposal, of_job, others, config, evidence):
+        plain = plain_labels(prompt, config)
+        has_more = any(o.region is not None and o.job != job and o.label in plain for o in outcomes)
+        if objection := _objection(prompt, proposal, of_job, has_more, config, evidence):
             if final:
                 reasons.append(f'"{prompt}": {objection}')
-            plain = plain_labels(prompt, config)
             labels |= {outcome.label: None for outcome in final if outcome.label in plain}
             continue
         history = [list(turn) for turn in proposal.history] if proposal else []
@@ -78,19 +78,21 @@ def _objection(
     prompt: str,
     proposal: ProposedAnswer | None,
     of_job: Sequence[Outcome],
-    others: Sequence[Outcome],
+    has_more: bool,
     config: LabelConfig,
     evidence: Evidence,
 ) -> str | None:
-    """Return why the final targets may not be the whole answer to a prompt; None if they are."""
+    """Return why the final targets may not be the whole answer to a prompt; None if they are.
+
+    `has_more` says that a label which the prompt asks for in full has masks from elsewhere too.
+    """
     missing = [outcome.phrase for outcome in of_job if outcome.kind == "open"]
     if missing:
         return LEFT_OPEN.format(f"a proposed mask ({', '.join(missing)})")
     if proposal is None:
         return "what the model answered is not recorded, for example because it did not know a word"
     asked = labels_in_prompt(prompt, config)
-    plain = plain_labels(prompt, config)
-    if any(outcome.label in plain for outcome in others):
+    if has_more:
         return "it asks for all of a label that has further masks"
     if any(outcome.kind == "rejected" and outcome.label not in asked for outcome in of_job):
         return "what was rejected is no label that it names, so that nobody has said that it is absent"

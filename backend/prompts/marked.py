@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
-
 import numpy as np
 
 from backend.label_studio.brush_rle import Mask
@@ -32,7 +29,7 @@ def marked_targets(result: SegmentResult, task: Task, config: LabelConfig) -> fr
         The targets' indices.
     """
     labels = [map_label(target.phrase, config) for target in result.targets]
-    regions = list(draft_regions(_with_labels(task, set(labels) - {None}), config))
+    regions = list(draft_regions(task, config, {label for label in labels if label is not None}))
     marked = set()
     for index, (target, label) in enumerate(zip(result.targets, labels, strict=True)):
         mask = from_rle(target.mask) if label and regions else None
@@ -42,23 +39,6 @@ def marked_targets(result: SegmentResult, task: Task, config: LabelConfig) -> fr
         if any(label in each.labels and each.id != own and _same(each.mask, mask) for each in regions):
             marked.add(index)
     return frozenset(marked)
-
-
-def _with_labels(task: Task, labels: set[str | None]) -> Task:
-    """The task with only those regions of its drafts that have one of these labels: decoding takes long."""
-    drafts = []
-    for draft in task.drafts:
-        items = [item for item in draft.get("result") or [] if isinstance(item, dict)]
-        ids = {str(item.get("id")) for item in items if not labels.isdisjoint(_labels_of(item))}
-        drafts.append({**draft, "result": [item for item in items if str(item.get("id")) in ids]})
-    return task.model_copy(update={"drafts": drafts})
-
-
-def _labels_of(item: dict[str, Any]) -> Iterator[str]:
-    value = item.get("value")
-    for key in (str(item.get("type")), "labels"):
-        found = value.get(key) if isinstance(value, dict) else None
-        yield from (label for label in found if isinstance(label, str)) if isinstance(found, list) else ()
 
 
 def _same(one: Mask, other: Mask) -> bool:

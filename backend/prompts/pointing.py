@@ -7,7 +7,7 @@ negative.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -131,16 +131,32 @@ def region_pointed_at(pointing: Pointing, task: Task, config: LabelConfig) -> Dr
     return min(under, key=lambda region: np.count_nonzero(region.mask), default=None)
 
 
-def draft_regions(task: Task, config: LabelConfig) -> Iterator[DraftRegion]:
-    """Yield the masks of the newest draft on the image that is meant; what cannot be read is left out."""
+def draft_regions(
+    task: Task, config: LabelConfig, labels: Container[str] | None = None
+) -> Iterator[DraftRegion]:
+    """Yield the masks of the newest draft on the image that is meant; what cannot be read is left out.
+
+    Args:
+        task: The task with its drafts.
+        config: The project's labeling configuration for the image.
+        labels: Only masks with one of these labels are decoded and yielded; None: all.
+    """
     drafts = [draft for draft in task.drafts if isinstance(draft.get("result"), list)]
     if drafts:
         newest = max(drafts, key=lambda draft: str(draft.get("updated_at", "")))
-        yield from regions_in(newest["result"], config)
+        yield from regions_in(newest["result"], config, labels)
 
 
-def regions_in(result: Sequence[Any], config: LabelConfig) -> Iterator[DraftRegion]:
-    """Yield the masks among results, on the image that is meant; what cannot be read is left out."""
+def regions_in(
+    result: Sequence[Any], config: LabelConfig, labels: Container[str] | None = None
+) -> Iterator[DraftRegion]:
+    """Yield the masks among results, on the image that is meant; what cannot be read is left out.
+
+    Args:
+        result: The results.
+        config: The project's labeling configuration for the image.
+        labels: Only masks with one of these labels are decoded and yielded; None: all.
+    """
     items = [
         item
         for item in result
@@ -148,9 +164,13 @@ def regions_in(result: Sequence[Any], config: LabelConfig) -> Iterator[DraftRegi
     ]
     for control in config.masks:
         for item in items:
-            mask = _read_mask(item) if _holds_region_of(item, items, control) else None
-            if mask is not None:
-                yield DraftRegion(item, mask, control, _labels(item, items, control))
+            if not _holds_region_of(item, items, control):
+                continue
+            own = _labels(item, items, control)
+            if labels is not None and not any(label in labels for label in own):
+                continue
+            if (mask := _read_mask(item)) is not None:
+                yield DraftRegion(item, mask, control, own)
 
 
 def _holds_region_of(item: dict[str, Any], items: Sequence[dict[str, Any]], control: ShapeControl) -> bool:

@@ -19,6 +19,7 @@ from backend.label_studio.brush_rle import decode, encode
 from demo import proof, samples
 from demo.environment import ROOT
 from demo.stack import Ports, Stack
+from support.annotations import CHOSEN_NOTHING_ELSE
 from support.signs import Scene, draw
 from support.workers import eventually
 from worker.settings import WorkerSettings
@@ -36,13 +37,6 @@ CONFIG = """
   <TextArea name="answer" toName="image" smart="false"/>
   <Choices name="nothing_else" toName="image"><Choice value="Nothing more to mark"/></Choices>
 </View>"""
-NOTHING_ELSE = {
-    "id": "nothing",
-    "from_name": "nothing_else",
-    "to_name": "image",
-    "type": "choices",
-    "value": {"choices": ["Nothing more to mark"]},
-}
 PROMPT = "the sign"
 SCENES = 26
 TRAINING_S = 600.0
@@ -75,7 +69,7 @@ class Loop:
             first["origin"] = "prediction-changed"
         else:
             first = drawn(truth)
-        return self.stack.label_studio.annotate(task, [first, NOTHING_ELSE])
+        return self.stack.label_studio.annotate(task, [first, CHOSEN_NOTHING_ELSE])
 
     def corrections(self, project: int) -> list[Correction]:
         with Database(self.settings).session() as session:
@@ -201,7 +195,7 @@ def test_copies_of_predictions_and_masks_that_may_be_forgotten_teach_nothing(loo
     backend = label_studio.attach(project, loop.stack.backend_url)
     task = label_studio.task_of(project, samples.PROVED)
     assert proof.ask(label_studio, backend, task, "the book").regions
-    for result in ([], [NOTHING_ELSE]):
+    for result in ([], [CHOSEN_NOTHING_ELSE]):
         label_studio.annotate(task, result)
     eventually(lambda: len(loop.corrections(project)) == 2, "both are understood", 60)
     empty, denied = sorted(loop.corrections(project), key=lambda one: int(one.annotation))

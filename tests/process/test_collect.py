@@ -24,7 +24,7 @@ from backend.corrections import jobs
 from backend.corrections.collector import Collector
 from backend.corrections.webhook_inbox import WebhookInbox, spool_folder
 from backend.settings import BackendSettings
-from support.annotations import deletion, drawn, event, mask, picture
+from support.annotations import CHOSEN_NOTHING_ELSE, deletion, drawn, event, mask, picture
 from support.postgres import Postgres
 from worker.images.fetch import ImageFetcher
 from worker.jobs.contract import SegmentJob, SegmentResult, TargetResult
@@ -37,13 +37,6 @@ from worker.store.corrections import record_proposal
 from worker.store.database import MIGRATIONS
 from worker.store.tables import Base, Correction, Event, Proposal, TrainingRun
 
-NOTHING_ELSE = {
-    "id": "n",
-    "from_name": "nothing_else",
-    "to_name": "image",
-    "type": "choices",
-    "value": {"choices": ["Nothing more to mark"]},
-}
 NOWHERE = "redis://127.0.0.1:1/0"
 
 
@@ -234,7 +227,7 @@ def test_only_an_explicit_choice_rejects_what_was_proposed(collector: Collector)
     correction = corrections(collector)["6"]
     assert (correction.turns, correction.image) == ([], None), "it may only have been forgotten"
     assert "Nothing more to mark" in (correction.reason or "")
-    send(collector, event(6, [NOTHING_ELSE], "ANNOTATION_UPDATED", version=1))
+    send(collector, event(6, [CHOSEN_NOTHING_ELSE], "ANNOTATION_UPDATED", version=1))
     process_all(collector)
     correction = corrections(collector)["6"]
     assert correction.turns[0]["answer"] == "There is no cup in this image." and correction.image

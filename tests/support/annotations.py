@@ -15,6 +15,14 @@ from backend.label_studio.brush_rle import encode
 XML = """<View><TextArea name="prompt" toName="image" smart="true"/><Image name="image" value="$image"/>
   <BrushLabels name="mask" toName="image"><Label value="Cup"/><Label value="Book"/></BrushLabels>
   <TextArea name="answer" toName="image"/></View>"""
+# What the templates' choice "Nothing more to mark" submits.
+CHOSEN_NOTHING_ELSE = {
+    "id": "n",
+    "from_name": "nothing_else",
+    "to_name": "image",
+    "type": "choices",
+    "value": {"choices": ["Nothing more to mark"]},
+}
 START = datetime(2026, 11, 1, tzinfo=UTC)
 SIZE = (16, 12)
 
